@@ -1,0 +1,148 @@
+"""``pinhole.toml``: one small frozen model per component; each setting is documented once, under its field.
+
+Knows nothing about what the settings do. Unknown keys and wrong types are refused with the key's
+full name; every default is written out, commented, by :func:`commented`.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pinhole.errors import ConfigError
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CatalogueConfig(Section):
+    category: str = Field("category", description="attribute that names the kind of thing an item is (exams use it)")
+    held_out_items: float = Field(0.18, ge=0, lt=1, description="share of items that no stage trains on")
+    held_out_boards: float = Field(0.20, ge=0, lt=1, description="share of boards that no stage trains on")
+    held_out_queries: float = Field(0.25, ge=0, lt=1, description="share of query texts that no stage trains on")
+    split: int = Field(0, ge=0, description="which split (a salt of the hash that draws it)")
+
+
+class VisionConfig(Section):
+    image_encoder: str = Field("pypi:efficientnet-lite0", description="pypi:NAME, hf:NAME, timm:NAME or open_clip:NAME")
+    text_encoder: str = Field("pypi:all-minilm-l6-v2", description="pypi:NAME or hf:NAME")
+    workers: int = Field(0, ge=0, description="encoding processes; 0 = one per core")
+    max_pixels: int = Field(100_000_000, gt=0, description="larger images are rejected before they are decoded")
+
+
+class AlignConfig(Section):
+    dim: int = Field(256, ge=8, description="width of the learned block")
+    nested: tuple[int, ...] = Field((64, 128, 256), description="widths that work when cut (Matryoshka)")
+    steps: int = Field(600, ge=1, description="training steps")
+    batch: int = Field(512, ge=8, description="pairs of each signal in a step")
+    learning_rate: float = Field(1e-3, gt=0, description="AdamW, cosine to zero")
+    weight_title: float = Field(1.0, ge=0, description="weight of image with its own title")
+    weight_board: float = Field(1.0, ge=0, description="weight of item with a board-mate")
+    weight_query: float = Field(1.0, ge=0, description="weight of query with an item it led to")
+    seed: int = Field(0, description="seed of everything random in this stage")
+
+
+class IndexConfig(Section):
+    flat_below: int = Field(50_000, ge=0, description="fewer items are scanned exactly, more get HNSW")
+    hnsw_links: int = Field(16, ge=4, description="HNSW links a node (M)")
+    hnsw_search: int = Field(64, ge=8, description="HNSW efSearch")
+
+
+class GraftConfig(Section):
+    base: str = Field("pypi:smollm2-135m-instruct", description="pypi:NAME, hf:NAME or a folder: a causal LM")
+    card: str = Field("#{k} {soft} {title}", description="how an item is written in a prompt, in lessons and in serving")
+    card_words: int = Field(8, ge=0, description="words of the title on a card; 0 writes none")
+    seeing_lessons: int = Field(9000, ge=0, description="lessons of the first stage: projector and LoRA learn to see")
+    talking_lessons: int = Field(6000, ge=0, description="lessons of the second stage: conversation and tools")
+    replay: float = Field(0.25, ge=0, le=1, description="share of seeing lessons replayed in the second stage")
+    lora_rank: int = Field(16, ge=1, description="rank of the LoRA on all linear layers")
+    lora_learning_rate: float = Field(1.5e-3, gt=0, description="AdamW, warm-up and cosine")
+    projector_learning_rate: float = Field(1e-3, gt=0, description="AdamW, warm-up and cosine")
+    row_tokens: int = Field(768, ge=64, description="tokens of a packed row of lessons")
+    batch_rows: int = Field(2, ge=1, description="packed rows in a step")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto = bfloat16 where the CPU or GPU has it")
+    checkpoint_steps: int = Field(100, ge=1, description="steps between checkpoints")
+    seed: int = Field(0, description="seed of lessons, order and weights")
+
+
+class EvaluateConfig(Section):
+    n: int = Field(300, ge=1, description="questions in an exam (fewer where the data has fewer, then all)")
+    splits: int = Field(1, ge=1, description="splits pooled in the search and board exams (more than one trains align again)")
+    conversations: int = Field(10, ge=0, description="held-out conversations shown in the report")
+    seed: int = Field(0, description="seed of the exams' draws")
+
+
+class AssistantConfig(Section):
+    results: int = Field(6, ge=1, le=40, description="items a search shows")
+    max_steps: int = Field(4, ge=1, description="tool calls in one turn, at most")
+    max_tokens: int = Field(160, ge=1, description="tokens of one answer, at most")
+    max_turn_seconds: float = Field(60.0, gt=0, description="a turn that takes longer ends with what it has")
+
+
+class ServeConfig(Section):
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    max_body_bytes: int = Field(8_000_000, gt=0, description="larger requests get 413")
+    queue: int = Field(64, ge=1, description="conversations that may wait; one more gets 503")
+
+
+class Config(Section):
+    catalogue: CatalogueConfig = CatalogueConfig()
+    vision: VisionConfig = VisionConfig()
+    align: AlignConfig = AlignConfig()
+    index: IndexConfig = IndexConfig()
+    graft: GraftConfig = GraftConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    assistant: AssistantConfig = AssistantConfig()
+    serve: ServeConfig = ServeConfig()
+
+
+def load(path: Path) -> Config:
+    """Read a ``pinhole.toml``. Raises :class:`ConfigError` naming the file, the key and what it takes."""
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError("no configuration", where=str(path), fix="run `pinhole init DIR` to write one") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"not valid TOML: {error}", where=str(path), fix="correct the line named") from None
+    return parse(data, where=str(path))
+
+
+def parse(data: dict[str, Any], *, where: str) -> Config:
+    """Check a mapping against the models above."""
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            section = getattr(Config(), str(first["loc"][0]), Config())
+            known = ", ".join(sorted(type(section).model_fields))
+            raise ConfigError(f"unknown setting `{key}`", where=where, fix=f"known here: {known}") from None
+        raise ConfigError(f"`{key}` = {first['input']!r}: {first['msg'].lower()}", where=where) from None
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_toml(part) for part in value) + "]"
+    return repr(value)
+
+
+def commented(config: Config | None = None) -> str:
+    """The whole configuration as TOML, each setting under a comment that says what it does."""
+    config = config or Config()
+    lines = ["# Pinhole workspace. Every setting is written out with its value; delete a line to take the default."]
+    for name in Config.model_fields:
+        section = getattr(config, name)
+        lines += ["", f"[{name}]"]
+        for key, field in type(section).model_fields.items():
+            lines += [f"# {field.description}", f"{key} = {_toml(getattr(section, key))}"]
+    return "\n".join(lines) + "\n"
