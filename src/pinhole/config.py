@@ -54,7 +54,7 @@ class IndexConfig(Section):
 
 class GraftConfig(Section):
     base: str = Field("pypi:smollm2-135m-instruct", description="pypi:NAME, hf:NAME or a folder: a causal LM")
-    card: str = Field("#{k} {soft} {title}", description="how an item is written in a prompt, in lessons and in serving")
+    card: str = Field("#{k}{soft} {title}", description="how an item is written in a prompt, in lessons and in serving")
     card_words: int = Field(8, ge=0, description="words of the title on a card; 0 writes none")
     seeing_lessons: int = Field(9000, ge=0, description="lessons of the first stage: projector and LoRA learn to see")
     talking_lessons: int = Field(6000, ge=0, description="lessons of the second stage: conversation and tools")

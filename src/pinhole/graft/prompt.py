@@ -1,0 +1,195 @@
+"""What the language model reads: messages with pictures in them, as token ids and soft tokens.
+
+One template for an item's card, one for tool signatures, one for results and one for calls, so that
+lessons and serving cannot drift apart. Content is tokenised with special tokens switched off:
+nobody can write an end-of-turn token into a title or a message. Knows nothing of tools' meaning, of
+the catalogue, or of tensors beyond carrying an item's vector along.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from pinhole.errors import ConfigError
+
+ToolSchema = Mapping[str, Any]
+
+SYSTEM = "You help people explore a catalogue of pictures. Answer in a sentence or two and point at pictures by #number."
+TOOLS = "To use a tool, answer with one JSON call and nothing else. Tools:"
+RESULTS = "results:"
+NOTHING = "results: none"
+
+
+@dataclass(frozen=True, eq=False)
+class Soft:
+    """One picture in a prompt. ``key`` names the vector for caches; ``vector`` is (content_dim,)."""
+
+    key: str
+    vector: np.ndarray
+
+
+Part = str | Soft
+
+
+@dataclass(frozen=True)
+class Message:
+    role: str
+    parts: tuple[Part, ...]
+
+    @classmethod
+    def of(cls, role: str, *parts: Part) -> Message:
+        return cls(role, parts)
+
+    @property
+    def text(self) -> str:
+        return "".join(part for part in self.parts if isinstance(part, str))
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """``tokens[i]`` is a token id, or -1-j for the soft token of ``soft[j]``; ``learn[i]`` marks what an assistant says."""
+
+    tokens: tuple[int, ...]
+    soft: tuple[Soft, ...]
+    learn: tuple[bool, ...]
+
+    def keys(self) -> tuple[int | str, ...]:
+        """The sequence as a cache must see it: a soft token is its vector's key, never its position."""
+        return tuple(token if token >= 0 else self.soft[-1 - token].key for token in self.tokens)
+
+
+# -- the templates --------------------------------------------------------------------------------
+
+
+def short_title(title: str, words: int) -> str:
+    """The first words of a title on one line."""
+    return " ".join(title.split()[:words])[:80]
+
+
+def card(k: int, soft: Soft | None, title: str, template: str = "#{k}{soft} {title}", words: int = 8) -> tuple[Part, ...]:
+    """An item in a prompt, by the template of ``[graft] card``; what is missing leaves no gap."""
+    text = template.replace("{k}", str(k)).replace("{title}", short_title(title, words))
+    before, mark, after = text.partition("{soft}")
+    if not mark:
+        raise ConfigError("`graft.card` has no {soft}", where="pinhole.toml", fix='the default is "#{k}{soft} {title}"')
+    after = after.rstrip()
+    return tuple(part for part in (before, soft, after) if part)
+
+
+def lines(cards: Sequence[Sequence[Part]]) -> Iterator[Part]:
+    """Cards, one a line."""
+    for i, parts in enumerate(cards):
+        if i:
+            yield "\n"
+        yield from parts
+
+
+def results(cards: Sequence[Sequence[Part]]) -> Message:
+    """What a tool found, as the user message that follows the call."""
+    return Message.of("user", RESULTS, "\n", *lines(cards)) if cards else Message.of("user", NOTHING)
+
+
+def system(tools: Sequence[ToolSchema] = ()) -> Message:
+    return Message.of("system", f"{SYSTEM}\n{TOOLS}\n{tools_text(tools)}" if tools else SYSTEM)
+
+
+def tools_text(tools: Sequence[ToolSchema]) -> str:
+    """One line a tool: ``search(text, like=#, category): find pictures``."""
+    return "\n".join(f"{tool['name']}({_signature(tool)}): {tool.get('description', '').splitlines()[0] if tool.get('description') else ''}" for tool in tools)
+
+
+def _signature(tool: ToolSchema) -> str:
+    return ", ".join(name + _kind(schema) for name, schema in tool.get("parameters", {}).get("properties", {}).items())
+
+
+def _kind(schema: Mapping[str, Any]) -> str:
+    if "enum" in schema:
+        return "=" + "|".join(map(str, schema["enum"]))
+    if "#" in schema.get("pattern", ""):
+        return "=#"
+    if schema.get("type") in ("integer", "number"):
+        return "=number"
+    if schema.get("type") == "boolean":
+        return "=true|false"
+    return ""
+
+
+def call_text(name: str, arguments: Mapping[str, Any]) -> str:
+    """A call as the model writes it: short, because latency is decode."""
+    return json.dumps({"tool": name, **arguments}, separators=(",", ":"), ensure_ascii=False)
+
+
+def parse_call(text: str) -> tuple[str, dict[str, Any]] | None:
+    """The inverse of :func:`call_text`; None where the text is no call."""
+    text = text.strip()
+    if not text.startswith("{"):
+        return None
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        return None
+    if not isinstance(value, dict) or not isinstance(value.get("tool"), str):
+        return None
+    return value.pop("tool"), value
+
+
+# -- tokens ---------------------------------------------------------------------------------------
+
+_MARK = re.compile("\ue000(\\d+)\ue001")
+
+
+class Prompter:
+    """Messages → tokens, through the base model's own chat template."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.end: int = tokenizer.eos_token_id
+        self._text = lru_cache(maxsize=65_536)(self._tokenise_text)
+        self._literal = lru_cache(maxsize=4096)(self._tokenise_literal)
+        self._layout = lru_cache(maxsize=4096)(self._template)
+
+    def _tokenise_text(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+
+    def _tokenise_literal(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _template(self, roles: tuple[str, ...], generate: bool) -> tuple[str | int, ...]:
+        """The chat template around the messages: literal pieces, and message numbers where content goes."""
+        messages = [{"role": role, "content": f"\ue000{i}\ue001"} for i, role in enumerate(roles)]
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate)
+        pieces = _MARK.split(text)
+        return tuple(int(piece) if i % 2 else piece for i, piece in enumerate(pieces) if i % 2 or piece)
+
+    def render(self, messages: Sequence[Message], *, generate: bool = True) -> Prompt:
+        """Token ids of a conversation; with ``generate`` it ends where the assistant begins to speak."""
+        tokens: list[int] = []
+        learn: list[bool] = []
+        soft: list[Soft] = []
+        spoke = False  # the last content was the assistant's: its end-of-turn token is learned too
+        for piece in self._layout(tuple(message.role for message in messages), generate):
+            if isinstance(piece, str):
+                ids = self._literal(piece)
+                tokens += ids
+                learn += [spoke] + [False] * (len(ids) - 1)
+                spoke = False
+                continue
+            message = messages[piece]
+            spoke = message.role == "assistant"
+            for part in message.parts:
+                if isinstance(part, Soft):
+                    soft.append(part)
+                    tokens.append(-len(soft))
+                    learn.append(False)
+                else:
+                    ids = self._text(part)
+                    tokens += ids
+                    learn += [spoke] * len(ids)
+        return Prompt(tuple(tokens), tuple(soft), tuple(learn))
