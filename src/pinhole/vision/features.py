@@ -1,0 +1,131 @@
+"""What the encoders saw: one row an item, in arrays that are mapped, not read, into memory.
+
+    features.json     encoders with their identities, counts; written last, so its presence means complete
+    rows.parquet      id, hash and stamp of the picture, hashes of the texts
+    image.npy         (n, image dim) float32, raw pooled features; zeros where no picture could be read
+    title.npy         (n, text dim) float32, length 1; zeros where there is no title
+    text.npy          the same of "title. description"; absent where no item has a description
+    rejected.json     [id, reason] of every picture that could not be read
+
+Knows nothing of how the rows were made (``precompute``) or of the tables they came from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pinhole.errors import Corrupt, MissingArtefact, SpaceMismatch, UnknownItem
+from pinhole.workspace import digest, read_json
+
+LAYOUT = 1
+
+
+@dataclass(frozen=True)
+class EncoderName:
+    """Which encoder made the vectors."""
+
+    spec: str
+    identity: str
+    dim: int
+
+
+class Features:
+    """The artefact of ``embed``, read only. Rows are in the order of ``ids``."""
+
+    def __init__(self, path: Path, meta: dict[str, Any]) -> None:
+        self.path, self.meta = path, meta
+        self.image_encoder = EncoderName(**meta["image_encoder"])
+        self.text_encoder = EncoderName(**meta["text_encoder"])
+        self.identity = digest(asdict(self.image_encoder), asdict(self.text_encoder))
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Features:
+        """Raises :class:`MissingArtefact` where the folder is no finished artefact, :class:`Corrupt` where a file is wrong."""
+        folder = Path(folder)
+        if not (folder / "features.json").exists():
+            raise MissingArtefact("no features", where=str(folder), fix="run `pinhole build embed`")
+        meta = read_json(folder / "features.json")
+        if meta.get("layout") != LAYOUT:
+            raise Corrupt(f"features of layout {meta.get('layout')}, not {LAYOUT}", where=str(folder), fix="run `pinhole build embed`")
+        return cls(folder, meta)
+
+    def __len__(self) -> int:
+        return int(self.meta["items"])
+
+    @cached_property
+    def rows(self) -> Any:
+        """The ``pyarrow.Table`` of rows.parquet."""
+        import pyarrow.parquet as pq
+
+        return pq.read_table(self.path / "rows.parquet", memory_map=True)
+
+    @cached_property
+    def ids(self) -> list[str]:
+        ids: list[str] = self.rows["id"].to_pylist()
+        return ids
+
+    @cached_property
+    def _row(self) -> dict[str, int]:
+        return {id: row for row, id in enumerate(self.ids)}
+
+    def row(self, id: str) -> int:
+        """Raises :class:`UnknownItem` for an id that was not there when this was built."""
+        try:
+            return self._row[id]
+        except KeyError:
+            raise UnknownItem(f"no item `{id}` in the features", where=str(self.path), fix="run `pinhole build`") from None
+
+    def _array(self, name: str, dim: int) -> np.ndarray:
+        try:
+            array: np.ndarray = np.load(self.path / name, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise Corrupt(f"cannot be read: {error}", where=str(self.path / name), fix="delete the folder and run `pinhole build embed`") from None
+        if array.shape != (len(self), dim):
+            raise Corrupt(f"shape {array.shape}, not {(len(self), dim)}", where=str(self.path / name), fix="delete the folder and run `pinhole build embed`")
+        return array
+
+    @cached_property
+    def image(self) -> np.ndarray:
+        """(n, image dim) float32, not normalised; zeros where ``has_image`` is False."""
+        return self._array("image.npy", self.image_encoder.dim)
+
+    @cached_property
+    def has_image(self) -> np.ndarray:
+        """(n,) bool."""
+        return np.asarray(self.rows["has_image"].combine_chunks().to_numpy(zero_copy_only=False))
+
+    @cached_property
+    def text(self) -> np.ndarray:
+        """(n, text dim) float32 of the titles, each of length 1; zeros where ``has_text`` is False."""
+        return self._array("title.npy", self.text_encoder.dim)
+
+    @cached_property
+    def has_text(self) -> np.ndarray:
+        """(n,) bool: the item has a title."""
+        return np.asarray(self.rows["title"].combine_chunks().is_valid().to_numpy(zero_copy_only=False))
+
+    @cached_property
+    def full_text(self) -> np.ndarray:
+        """(n, text dim) float32 of "title. description"; the titles' own where nothing has a description."""
+        return self._array("text.npy", self.text_encoder.dim) if (self.path / "text.npy").exists() else self.text
+
+    @cached_property
+    def has_full_text(self) -> np.ndarray:
+        """(n,) bool: the item has a title or a description."""
+        return np.asarray(self.rows["text"].combine_chunks().is_valid().to_numpy(zero_copy_only=False))
+
+    @cached_property
+    def rejected(self) -> list[tuple[str, str]]:
+        """(id, reason) of every picture that could not be read."""
+        return [(id, reason) for id, reason in read_json(self.path / "rejected.json")]
+
+    def check(self, *, image: str = "", text: str = "") -> None:
+        """Raises :class:`SpaceMismatch` where an encoder identity is not the one that made these vectors."""
+        for kind, mine, other in (("image", self.image_encoder, image), ("text", self.text_encoder, text)):
+            if other and other != mine.identity:
+                raise SpaceMismatch(f"{kind} vectors of encoder {other} met features of {mine.identity} ({mine.spec})", where=str(self.path), fix="run `pinhole build`")
