@@ -1,0 +1,221 @@
+"""The HTTP application: the chat endpoint that OpenAI's clients talk to, items and their pictures, and the page.
+
+:func:`create_app` takes everything it serves as arguments; :func:`run` listens. What a turn does is the
+assistant's business, how its events are written is ``chat``'s, how errors look is ``edge``'s. Does not
+authenticate: it listens on the loopback address unless told otherwise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from importlib.resources import files
+from typing import Any
+from urllib.parse import unquote
+
+import anyio
+import uvicorn
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from pinhole import __version__
+from pinhole.config import Config
+from pinhole.errors import PinholeError, UnknownItem, UsageError
+from pinhole.server import edge
+from pinhole.server.about import About
+from pinhole.server.bridge import Door, Stream
+from pinhole.server.chat import Answer, Invalid, UnknownModel, item_path, parse_request, plain, run_turn
+from pinhole.server.pictures import Pictures
+
+PAGE_TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
+HIDDEN = ("image", "image_bytes")  # where a picture is kept is nobody's business outside
+
+
+def create_app(assistant: Any, catalogue: Any, *, name: str = "pinhole", config: Config | None = None) -> FastAPI:
+    """The application. ``assistant`` has ``turn(conversation, cancelled=…)`` and ``engine``; ``name`` is the model's name to clients."""
+    config = config or Config()
+    door = Door(config.serve.queue)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await anyio.to_thread.run_sync(door.close)
+
+    app = FastAPI(title="Pinhole", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(edge.Edge)
+    app.add_exception_handler(PinholeError, edge.on_pinhole_error)
+    app.add_exception_handler(edge.TooLarge, edge.on_too_large)
+    app.add_exception_handler(HTTPException, edge.on_http_error)
+    app.state.door = door
+    _add_chat(app, assistant, door, name, config)
+    _add_items(app, catalogue, config)
+    _add_facts(app, assistant, catalogue, name, config)
+    _add_page(app)
+    return app
+
+
+def _add_chat(app: FastAPI, assistant: Any, door: Door, name: str, config: Config) -> None:
+    created = int(time.time())
+    model = {"id": name, "object": "model", "created": created, "owned_by": "pinhole"}
+
+    @app.post("/v1/chat/completions")
+    async def chat(request: Request) -> Response:
+        body = await edge.read_json(request, config.serve.max_body_bytes)
+        asked = parse_request(body, name)
+        return await Answer(asked, name, Stream(run_turn(assistant, asked), door)).response(request.receive)
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [model]}
+
+    @app.get("/v1/models/{model_id:path}")
+    async def one_model(model_id: str) -> dict[str, Any]:
+        if model_id != name:
+            raise UnknownModel(f"no model {model_id[:80]!r} here", fix=f"use {name!r}")
+        return model
+
+
+def _add_items(app: FastAPI, catalogue: Any, config: Config) -> None:
+    pictures = Pictures(catalogue, max_pixels=config.vision.max_pixels)
+    at_once = anyio.CapacityLimiter(2)  # decoding is bounded, so that a page of thumbnails does not starve the model
+
+    @app.api_route("/items/{rest:path}", methods=["GET", "HEAD"])
+    async def item(request: Request) -> Response:
+        item_id, wants_image = item_of_path(request.scope)
+        if not wants_image:
+            row = await anyio.to_thread.run_sync(catalogue.item, item_id)
+            return JSONResponse(public_item(row))
+        size = _size(request.query_params.get("size"))
+        picture = await anyio.to_thread.run_sync(pictures.get, item_id, size, limiter=at_once)
+        headers = {"ETag": picture.etag, "Cache-Control": "private, max-age=300"}
+        if not_modified(request.headers.get("if-none-match"), picture.etag):
+            return Response(status_code=304, headers=headers)
+        return Response(picture.body, media_type=picture.media_type, headers=headers)
+
+
+def _add_facts(app: FastAPI, assistant: Any, catalogue: Any, name: str, config: Config) -> None:
+    about = About(catalogue, name=name, category=config.catalogue.category, engine=getattr(assistant, "engine", None))
+
+    @app.get("/v1/pinhole/about")
+    async def facts() -> dict[str, Any]:
+        return await anyio.to_thread.run_sync(about.facts)
+
+    @app.get("/healthz")
+    async def healthz() -> dict[str, Any]:
+        return {"status": "ok", "model": name, "version": __version__, "turns": len(app.state.door)}
+
+
+def _add_page(app: FastAPI) -> None:
+    page: dict[str, tuple[bytes, str, str]] = {}
+    for file in files("pinhole.server").joinpath("web").iterdir():
+        kind = PAGE_TYPES.get("." + file.name.rpartition(".")[2])
+        if kind is not None:
+            data = file.read_bytes()
+            page[file.name] = (data, kind, f'"{hashlib.sha256(data).hexdigest()[:20]}"')
+
+    @app.api_route("/", methods=["GET", "HEAD"])
+    @app.api_route("/web/{name}", methods=["GET", "HEAD"])
+    async def asset(request: Request, name: str = "index.html") -> Response:
+        if name not in page:
+            raise HTTPException(404, "there is no such page")
+        data, kind, etag = page[name]
+        headers = {"ETag": etag, "Cache-Control": "no-cache", "Content-Security-Policy": edge.PAGE_POLICY}
+        if not_modified(request.headers.get("if-none-match"), etag):
+            return Response(status_code=304, headers=headers)
+        return Response(data, media_type=kind, headers=headers)
+
+
+# -- small parts ------------------------------------------------------------------------------------
+
+
+def item_of_path(scope: Any) -> tuple[str, bool]:
+    """Item id, and whether its picture is meant. Read from the undecoded path, where an id's own slashes are ``%2F``;
+    ids written with plain slashes work too, but for one that ends in ``/image``."""
+    raw = scope.get("raw_path") or scope["path"].encode()
+    parts = raw.split(b"?")[0].decode("latin-1").split("/items/", 1)[1].split("/")
+    wants_image = len(parts) > 1 and parts[-1] == "image"
+    item_id = unquote("/".join(parts[:-1] if wants_image else parts), errors="replace")
+    if not item_id or "\x00" in item_id or len(item_id) > 2000:
+        raise UnknownItem("no such item", where="the address")
+    return item_id, wants_image
+
+
+def _size(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= 4096):
+        raise Invalid("size", "is not a whole number between 1 and 4096")
+    return int(text[:9])
+
+
+def not_modified(header: str | None, etag: str) -> bool:
+    tags = {tag.strip().removeprefix("W/") for tag in (header or "").split(",")}
+    return "*" in tags or etag in tags
+
+
+def public_item(row: dict[str, Any]) -> dict[str, Any]:
+    """An item as the API shows it: everything but where its picture is kept."""
+    path = item_path(str(row["id"]))
+    shown = {key: value for key, value in row.items() if key not in HIDDEN}
+    return {**plain(shown), "url": path, "image": f"{path}/image"}
+
+
+# -- listening --------------------------------------------------------------------------------------
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, and one call when it listens."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound socket; port 0 takes a free one. Raises :class:`PinholeError` saying what stands in the way."""
+    where = f"{host}:{port}"
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        bound = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise UsageError(f"cannot listen there: {error.strerror or error}", where=where, fix="name an address of this machine with --host") from None
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind(address)
+        bound.listen(256)
+    except OSError as error:
+        bound.close()
+        if error.errno == errno.EADDRINUSE:
+            raise PinholeError("the port is in use by another program", where=where, fix="name another with --port, or 0 for any free one") from None
+        if error.errno == errno.EACCES:
+            raise PinholeError("not allowed to listen on this port", where=where, fix="take one above 1023 with --port") from None
+        raise UsageError(f"cannot listen there: {error.strerror}", where=where, fix="name an address of this machine with --host") from None
+    return bound
+
+
+def run(app: FastAPI, host: str = "127.0.0.1", port: int = 8000, *, ready: Callable[[str], None] | None = None, grace: float = 10.0) -> None:
+    """Serve until SIGTERM or Ctrl-C, then let running answers finish for ``grace`` seconds.
+
+    ``ready`` is called once with the address when requests are taken. Raises as :func:`listen`.
+    """
+    bound = listen(host, port)
+    shown = f"[{host}]" if ":" in host else host
+    address = f"http://{shown}:{bound.getsockname()[1]}"
+    settings = uvicorn.Config(
+        app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=round(grace), timeout_keep_alive=30, lifespan="on"
+    )
+    try:
+        _Server(settings, lambda: ready(address) if ready else None).run(sockets=[bound])
+    finally:
+        bound.close()

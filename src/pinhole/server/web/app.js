@@ -1,0 +1,216 @@
+// The page: keeps the conversation's messages itself, as any OpenAI client would, and wires the parts together.
+
+import { chat, getJson } from "./client.js";
+import { isPicture, listen, shrink } from "./attach.js";
+import { h, plural, thumbnail } from "./dom.js";
+import { AnswerView, userTurn } from "./view.js";
+
+const $ = (id) => document.getElementById(id);
+const MOST_PICTURES = 4;
+let about = { model: "pinhole", tokens_per_item: 1 };
+let messages = [];
+let attached = [];
+let running = null;
+
+// -- the start -----------------------------------------------------------------------------------------
+
+async function begin() {
+  try {
+    about = await getJson("v1/pinhole/about");
+  } catch (error) {
+    $("pitch").textContent = error.message;
+    return;
+  }
+  const each = plural(about.tokens_per_item, "token");
+  $("facts").textContent = `${plural(about.items, "picture")} · ${each} each`;
+  $("facts").title = [about.engine, about.embedding && `embedding ${about.embedding}`].filter(Boolean).join(" · ");
+  $("pitch").replaceChildren(`This model has no vision encoder. It sees each of `, h("b", {}, plural(about.items, "picture")), ` as ${about.tokens_per_item === 1 ? "a single token" : each}.`);
+  $("kinds").replaceChildren(...about.categories.slice(0, 12).map((kind) => {
+    const name = kind.name.replaceAll("_", " ");
+    return h("button", { type: "button", class: "kind", onclick: () => send(`Show me something from ${name}`) },
+      h("span", { class: "faces" }, kind.items.map((id) => thumbnail(id, 128))), h("span", { class: "label" }, h("span", {}, name), h("small", {}, kind.count.toLocaleString("en"))));
+  }));
+  $("examples").replaceChildren(...about.examples.map((text) => h("button", { type: "button", class: "example", onclick: () => send(text) }, text)));
+}
+
+// -- a turn --------------------------------------------------------------------------------------------
+
+async function send(text, pictures = []) {
+  text = text.trim();
+  if (running || (!text && !pictures.length)) return;
+  const parts = [...(text ? [{ type: "text", text }] : []), ...pictures.map((url) => ({ type: "image_url", image_url: { url } }))];
+  $("log").append(userTurn(text, pictures));
+  await answer({ role: "user", content: pictures.length ? parts : text });
+}
+
+async function answer(question) {
+  const conversation = messages; // a new chat must not inherit this turn
+  const view = new AnswerView(refer, about.tokens_per_item);
+  $("log").append(view.element);
+  busy(new AbortController());
+  follow(true);
+  const on = {
+    text: (delta) => keepInView(() => view.add(delta)),
+    event: (event) => keepInView(() => view.event(event)),
+  };
+  try {
+    const text = await chat(about.model, [...conversation, question], on, running.signal);
+    conversation.push(question, { role: "assistant", content: text });
+    view.end();
+  } catch (error) {
+    if (error.name === "AbortError") {
+      conversation.push(question, { role: "assistant", content: stopped(view) });
+      view.end("Stopped.");
+    } else {
+      view.fail(error.message, () => {
+        view.element.remove();
+        answer(question);
+      });
+    }
+  } finally {
+    busy(null);
+    follow(false);
+  }
+}
+
+// A stopped answer still has to carry the pictures that were shown, so that the next turn can refer to them.
+function stopped(view) {
+  const title = (item) => (item.title ?? "").replace(/[[\]\\\n]/g, " ").trim();
+  const missing = [...view.items.values()].filter((item) => !view.said.includes(`[#${item.k} `) && !view.said.includes(`[#${item.k}]`));
+  const said = view.said.replace(/\[#?[^\]]*(\]\(?[^)]*)?$/, "");
+  return [said || "(stopped)", missing.map((item) => `[#${item.k} ${title(item)}](item:${encodeURIComponent(item.id)})`).join(" ")].filter(Boolean).join("\n");
+}
+
+function busy(controller) {
+  running = controller;
+  $("welcome").hidden = true;
+  $("new").hidden = false;
+  $("send").hidden = Boolean(controller);
+  $("stop").hidden = !controller;
+  document.body.classList.toggle("chatting", true);
+  if (!controller && matchMedia("(hover: hover)").matches) $("text").focus();
+}
+
+// -- scrolling -----------------------------------------------------------------------------------------
+
+const atEnd = () => $("main").scrollHeight - $("main").scrollTop - $("main").clientHeight < 120;
+
+function keepInView(change) {
+  const stay = atEnd();
+  change();
+  if (stay) follow(true);
+}
+
+function follow(always) {
+  if (always || atEnd()) $("main").scrollTop = $("main").scrollHeight;
+}
+
+// -- the composer --------------------------------------------------------------------------------------
+
+function refer(item, text = "") {
+  const field = $("text");
+  const tag = `#${item.k}`;
+  if (text) field.value = text;
+  else if (!field.value.trim()) field.value = `more like ${tag}`;
+  else if (!new RegExp(`${tag}(?!\\d)`).test(field.value)) field.value = `${field.value.trimEnd()} ${tag}`;
+  grow();
+  hints(item);
+  field.focus();
+  field.setSelectionRange(field.value.length, field.value.length);
+}
+
+function hints(item) {
+  const tag = `#${item.k}`;
+  const ideas = [`more like ${tag}`, `what is ${tag}?`, `like ${tag} but simpler`, `not like ${tag}`];
+  const use = (idea) => () => {
+    $("text").value = idea;
+    grow();
+    $("text").focus();
+  };
+  $("hints").replaceChildren(h("span", { class: "about" }, thumbnail(item.id, 64), tag), ...ideas.map((idea) => h("button", { type: "button", onclick: use(idea) }, idea)));
+  $("hints").hidden = false;
+}
+
+function grow() {
+  const field = $("text");
+  field.rows = 1;
+  while (field.scrollHeight > field.clientHeight + 2 && field.rows < 8) field.rows += 1;
+}
+
+function showAttached() {
+  $("attached").hidden = !attached.length;
+  $("attached").replaceChildren(...attached.map((url, i) =>
+    h("span", { class: "thumb" }, h("img", { src: url, alt: "picture to send" }), h("button", { type: "button", "aria-label": "Remove this picture", onclick: () => {
+      attached.splice(i, 1);
+      showAttached();
+    } }, "✕"))));
+}
+
+async function add(files) {
+  const pictures = files.filter(isPicture);
+  if (pictures.length < files.length) tell("Only pictures can be added: PNG, JPEG, WebP or GIF.");
+  for (const file of pictures) {
+    if (attached.length >= MOST_PICTURES) {
+      tell(`At most ${MOST_PICTURES} pictures at once.`);
+      break;
+    }
+    try {
+      attached.push(await shrink(file));
+    } catch {
+      tell(`${file.name || "That file"} cannot be read as a picture.`);
+    }
+  }
+  showAttached();
+  $("text").focus();
+}
+
+function tell(words) {
+  $("hints").replaceChildren(h("span", { class: "warning", role: "alert" }, words));
+  $("hints").hidden = false;
+}
+
+function submit() {
+  if (running) return;
+  const text = $("text").value;
+  const pictures = attached;
+  if (!text.trim() && !pictures.length) return;
+  attached = [];
+  $("text").value = "";
+  $("hints").hidden = true;
+  showAttached();
+  grow();
+  send(text, pictures);
+}
+
+function restart() {
+  running?.abort();
+  messages = [];
+  $("log").replaceChildren();
+  $("welcome").hidden = false;
+  $("new").hidden = true;
+  $("hints").hidden = true;
+  document.body.classList.remove("chatting");
+  $("text").focus();
+}
+
+$("form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  submit();
+});
+$("text").addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    event.preventDefault();
+    submit();
+  }
+  if (event.key === "Escape" && running) running.abort();
+});
+$("text").addEventListener("input", grow);
+$("stop").addEventListener("click", () => running?.abort());
+$("new").addEventListener("click", restart);
+$("attach").addEventListener("click", () => $("file").click());
+$("file").addEventListener("change", () => {
+  add([...$("file").files]);
+  $("file").value = "";
+});
+listen($("drop"), add);
+begin();
