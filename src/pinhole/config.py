@@ -126,6 +126,18 @@ def parse(data: dict[str, Any], *, where: str) -> Config:
         raise ConfigError(f"`{key}` = {first['input']!r}: {first['msg'].lower()}", where=where) from None
 
 
+def changed(text: str, settings: dict[str, Any], *, where: str) -> str:
+    """A ``pinhole.toml`` with ``{"graft.base": "hf:NAME"}`` set and its comments kept. Raises :class:`ConfigError` as :func:`load` does."""
+    import tomlkit
+
+    document = tomlkit.parse(text)
+    for name, value in settings.items():
+        section, key = name.split(".", 1)
+        document.setdefault(section, tomlkit.table())[key] = value
+    parse(document.unwrap(), where=where)
+    return tomlkit.dumps(document)
+
+
 def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"

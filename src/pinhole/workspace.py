@@ -46,11 +46,15 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     """Write a whole file or nothing: a temporary neighbour, fsync, rename."""
     data = data.encode() if isinstance(data, str) else data
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -100,11 +104,11 @@ class Workspace:
     @classmethod
     def create(cls, root: Path | str, config: Config | None = None) -> Workspace:
         """Make the folder and write its ``pinhole.toml``. Raises where one is there already."""
+        if "://" in str(root):
+            raise WorkspaceError("object-store workspaces are not built yet", where=str(root), fix="name a local folder")
         root = Path(root)
         if (root / "pinhole.toml").exists():
             raise WorkspaceError("already a workspace", where=str(root), fix="use it with `-w`, or name another folder")
-        if "://" in str(root):
-            raise WorkspaceError("object-store workspaces are not built yet", where=str(root), fix="name a local folder")
         if root.exists() and not root.is_dir():
             raise WorkspaceError("not a folder", where=str(root), fix="name another place")
         with disk_errors(root):
@@ -118,11 +122,27 @@ class Workspace:
     def open(cls, root: Path | str) -> Workspace:
         root = Path(root)
         if not (root / "pinhole.toml").exists():
-            raise WorkspaceError("not a workspace", where=str(root.absolute()), fix="run `pinhole init DIR`, or name one with -w DIR or PINHOLE_WORKSPACE")
-        layout = read_json(root / "workspace.json")["layout"] if (root / "workspace.json").exists() else LAYOUT
+            raise WorkspaceError(
+                "not a workspace", where=str(root.absolute()), fix="run `pinhole init DIR`, or name one with -w DIR or PINHOLE_WORKSPACE"
+            )
+        file = root / "workspace.json"
+        described = read_json(file) if file.exists() else {"layout": LAYOUT}
+        layout = described.get("layout") if isinstance(described, dict) else None
+        if not isinstance(layout, int):
+            raise Corrupt("does not say which layout this workspace has", where=str(file), fix=f'write {{"layout": {LAYOUT}}} into it')
         if layout > LAYOUT:
-            raise WorkspaceError(f"written by a newer Pinhole (layout {layout}, this one reads up to {LAYOUT})", where=str(root), fix="upgrade pinhole-vlm")
+            raise WorkspaceError(
+                f"written by a newer Pinhole (layout {layout}, this one reads up to {LAYOUT})", where=str(root), fix="upgrade pinhole-vlm"
+            )
         return cls(root, configuration.load(root / "pinhole.toml"))
+
+    def change(self, settings: dict[str, Any]) -> Workspace:
+        """This workspace with ``{"graft.base": "hf:NAME"}`` written into its ``pinhole.toml``; a wrong value writes nothing."""
+        path = self.root / "pinhole.toml"
+        text = configuration.changed(path.read_text(encoding="utf-8"), settings, where=str(path))
+        with disk_errors(self.root):
+            write_atomic(path, text)
+        return Workspace.open(self.root)
 
     @property
     def tables(self) -> Path:

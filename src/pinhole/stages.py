@@ -1,0 +1,247 @@
+"""The stages of a build, and the one loop that runs those which are out of date.
+
+A stage is a name, what it reads (other stages' artefacts, tables, sections of the configuration)
+and a function that writes one artefact folder. Its *recipe* is the content of all that; the hash of
+the recipe is the artefact's key. Equal recipe, equal key, nothing to do; a different one, and the
+two recipes side by side say why.
+
+This file wires the rooms together and knows nothing of how any of them works. It does not protect
+against edits of finished artefacts by hand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pinhole.errors import DiskFull, UnknownName
+from pinhole.meter import Meter
+from pinhole.workspace import Artefact, Workspace, digest, disk_errors
+
+Progress = Callable[[int, int], None]
+Track = Callable[[str], AbstractContextManager[Progress]]
+Recipe = dict[str, Any]
+
+KEEP = 2  # finished artefacts of a stage that stay: the one in use and the one before
+
+# Settings that change how fast an artefact is made, and nothing in it.
+WITHOUT_EFFECT = frozenset({"vision.workers", "graft.checkpoint_steps"})
+
+
+@dataclass(frozen=True)
+class Build:
+    """What a stage is handed: its inputs, the folder to write (what an interrupted run left is in it), the artefact before."""
+
+    workspace: Workspace
+    inputs: Mapping[str, Artefact]
+    out: Path
+    previous: Artefact | None
+    progress: Progress
+    log: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """``run`` returns the figures for the manifest. Raise ``version`` when its code would write something else."""
+
+    name: str
+    needs: tuple[str, ...]
+    sections: tuple[str, ...]
+    tables: tuple[str, ...]
+    version: int
+    run: Callable[[Build], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one stage: ``built`` (and why), ``reused`` (an earlier artefact fits again) or ``fresh``."""
+
+    stage: str
+    key: str
+    action: str
+    reason: str = ""
+    seconds: float = 0.0
+    peak_memory_gb: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+# -- the loop -----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def quiet(label: str) -> Iterator[Progress]:
+    """The :data:`Track` that shows nothing."""
+    yield lambda done, total: None
+
+
+def build(
+    workspace: Workspace,
+    names: Sequence[str] = (),
+    *,
+    track: Track = quiet,
+    log: Callable[[str], None] = lambda message: None,
+    stages: Mapping[str, Stage] | None = None,
+    fingerprint: Callable[[Workspace, str], str] | None = None,
+) -> list[Outcome]:
+    """Bring the named stages (default: all) and what they need up to date, in order, under the writer's lock.
+
+    ``track(stage)`` is entered around each stage that runs and gives its progress callback. Raises
+    :class:`UnknownName`, :class:`Locked`, :class:`DiskFull`, and whatever a stage raises; what an
+    interrupted stage had done stays in its ``.part`` folder, and the next run goes on from there.
+    """
+    stages = STAGES if stages is None else stages
+    fingerprint = fingerprint or _fingerprint
+    wanted = closure(names, stages)
+    outcomes: list[Outcome] = []
+    current: dict[str, Artefact] = {}
+    prints: dict[str, str] = {}
+    with workspace.lock("pinhole build " + " ".join(names) if names else "pinhole build"):
+        for stage in wanted:
+            for table in stage.tables:
+                if table not in prints:
+                    prints[table] = fingerprint(workspace, table)
+            recipe = _recipe(workspace, stage, current, prints)
+            outcome = _bring_up_to_date(workspace, stage, recipe, current, track, log)
+            current[stage.name] = Artefact(stage.name, outcome.key, workspace.folder(stage.name) / outcome.key)
+            outcomes.append(outcome)
+    return outcomes
+
+
+def closure(names: Sequence[str], stages: Mapping[str, Stage]) -> list[Stage]:
+    """The named stages (none: all) with everything they need, in the order of ``stages``."""
+    wanted: set[str] = set()
+    waiting = list(names or stages)
+    while waiting:
+        name = waiting.pop()
+        if name not in stages:
+            raise UnknownName(f"no stage `{name}`", fix="stages: " + ", ".join(stages))
+        if name not in wanted:
+            wanted.add(name)
+            waiting += stages[name].needs
+    return [stage for name, stage in stages.items() if name in wanted]
+
+
+def _bring_up_to_date(
+    workspace: Workspace, stage: Stage, recipe: Recipe, inputs: Mapping[str, Artefact], track: Track, log: Callable[[str], None]
+) -> Outcome:
+    key = digest(stage.name, recipe)
+    latest = workspace.latest(stage.name)
+    if latest is not None and latest.key == key:
+        return Outcome(stage.name, key, "fresh")
+    if workspace.find(stage.name, key) is not None:
+        workspace.use(stage.name, key)
+        log(f"{stage.name}: an earlier artefact fits again")
+        return Outcome(stage.name, key, "reused", "an earlier artefact fits again")
+
+    part = workspace.folder(stage.name) / f"{key}.part"
+    interrupted = part.is_dir() and any(part.iterdir())
+    reason = "resuming an interrupted run" if interrupted else why(latest.manifest["recipe"] if latest else None, recipe)
+    log(f"{stage.name}: {reason}")
+    _sweep(part)
+    with disk_errors(workspace.root):
+        out = workspace.start(stage.name, key)
+    given = {name: inputs[name] for name in stage.needs}
+    with Meter() as meter, track(stage.name) as progress, disk_errors(workspace.root), _foreign_disk_errors(workspace.root):
+        figures = stage.run(Build(workspace, given, out, latest, progress, log))
+    _sweep(part)
+    peak = round(meter.peak_bytes / 1e9, 3)
+    cost = {"seconds": round(meter.seconds, 2), "peak_memory_gb": peak}
+    workspace.finish(stage.name, key, {"recipe": recipe, "reason": reason, "figures": figures, **cost})
+    _prune(workspace, stage.name, key)
+    log(f"{stage.name}: done in {meter.seconds:.1f} s, peak memory {peak:.1f} GB")
+    return Outcome(stage.name, key, "built", reason, cost["seconds"], peak)
+
+
+# -- recipes ------------------------------------------------------------------------------------
+
+
+def _fingerprint(workspace: Workspace, table: str) -> str:
+    from pinhole.catalogue.store import Catalogue
+
+    return Catalogue(workspace.tables).fingerprint(table)
+
+
+def _recipe(workspace: Workspace, stage: Stage, inputs: Mapping[str, Artefact], prints: Mapping[str, str]) -> Recipe:
+    settings = {
+        f"{section}.{key}": value
+        for section in stage.sections
+        for key, value in getattr(workspace.config, section).model_dump(mode="json").items()
+        if f"{section}.{key}" not in WITHOUT_EFFECT
+    }
+    return {
+        "version": stage.version,
+        "inputs": {name: inputs[name].key for name in stage.needs},
+        "settings": settings,
+        "tables": {table: prints[table] for table in stage.tables},
+    }
+
+
+def why(old: Recipe | None, new: Recipe) -> str:
+    """The difference of two recipes in words: "items changed, [align] steps changed (600 → 300), embed was rebuilt"."""
+    if old is None:
+        return "first time"
+    reasons = [f"{table} changed" for table, value in new["tables"].items() if old["tables"].get(table) != value]
+    for name, value in new["settings"].items():
+        before = old["settings"].get(name)
+        if before != value:
+            section, key = name.split(".", 1)
+            reasons.append(f"[{section}] {key} changed ({before} → {value})" if name in old["settings"] else f"[{section}] {key} is new")
+    reasons += [f"{name} was rebuilt" for name, value in new["inputs"].items() if old["inputs"].get(name) != value]
+    if old["version"] != new["version"]:
+        reasons.append("the code of this stage changed")
+    return ", ".join(reasons) or "its settings changed"
+
+
+# -- folders ------------------------------------------------------------------------------------
+
+_TEMPORARY = re.compile(r"^\..+\.\d+$")  # what workspace.write_atomic leaves when it is killed before its rename
+
+
+def _sweep(part: Path) -> None:
+    """Remove half-written files, so that an interrupted artefact ends equal to an undisturbed one."""
+    if part.is_dir():
+        for path in part.rglob(".*"):
+            if _TEMPORARY.match(path.name) and path.is_file():
+                path.unlink()
+
+
+def _prune(workspace: Workspace, stage: str, key: str) -> None:
+    """Keep the artefact in use and the one before; remove older ones and the leftovers of runs that nobody will resume."""
+    folder = workspace.folder(stage)
+    finished = [path for path in folder.iterdir() if path.name != key and not path.suffix and (path / "manifest.json").exists()]
+    finished.sort(key=lambda path: (path / "manifest.json").stat().st_mtime_ns, reverse=True)
+    keep = {key, *(path.name for path in finished[: KEEP - 1])}
+    for path in folder.iterdir():
+        if path.is_dir() and path.name not in keep:
+            # Out of the way by one rename first: a half-removed folder must never be taken for an artefact or be resumed.
+            trash = path.with_name(f"{path.stem}.trash")
+            if path != trash:
+                shutil.rmtree(trash, ignore_errors=True)
+                path.rename(trash)
+            shutil.rmtree(trash, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _foreign_disk_errors(where: Path) -> Iterator[None]:
+    """Libraries that write by themselves report a full disk in words of their own."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        if re.search(r"no space left|os error 28", str(error), re.IGNORECASE):
+            raise DiskFull("no space left on the disk", where=str(where), fix="free some and run the same command again: it resumes") from error
+        raise
+
+
+# -- the rooms' stages --------------------------------------------------------------------------
+
+STAGES: dict[str, Stage] = {}
