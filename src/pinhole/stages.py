@@ -244,4 +244,21 @@ def _foreign_disk_errors(where: Path) -> Iterator[None]:
 
 # -- the rooms' stages --------------------------------------------------------------------------
 
-STAGES: dict[str, Stage] = {}
+
+def _embed(job: Build) -> dict[str, Any]:
+    from pinhole.catalogue.store import Catalogue
+    from pinhole.vision.precompute import precompute
+
+    vision = job.workspace.config.vision
+    previous = job.previous.path if job.previous else None
+    catalogue = Catalogue(job.workspace.tables)
+    stats = precompute(catalogue, vision.image_encoder, vision.text_encoder, job.out, previous, vision.workers, job.progress, vision.max_pixels)
+    return stats.figures()
+
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in [
+        Stage("embed", needs=(), sections=("vision",), tables=("items",), version=1, run=_embed),
+    ]
+}

@@ -1,0 +1,214 @@
+"""What each command does, between the words typed and the rooms: returns an :class:`Answer` for programs and for people.
+
+Knows nothing of options or exit codes, and nothing of how a room works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pinhole import wiring
+from pinhole.console import Console, columns
+from pinhole.errors import IngestError, MissingArtefact, UnknownName, UsageError
+from pinhole.stages import Outcome
+from pinhole.stages import build as run_stages
+from pinhole.workspace import Workspace, read_json, write_json
+
+SAMPLES = "samples.json"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """``value`` is the JSON object, ``lines`` the same for a person."""
+
+    value: dict[str, Any]
+    lines: list[str] = field(default_factory=list)
+
+
+# -- the catalogue ------------------------------------------------------------------------------
+
+
+def ingest(workspace: Workspace, kind: str, source: str, renames: Sequence[str], console: Console) -> Answer:
+    """Read a source under the writer's lock. Raises :class:`IngestError`, ``UnknownName``, ``Locked``."""
+    from pinhole.catalogue.ingest import ingest as read
+    from pinhole.catalogue.records import check_kind
+
+    check_kind(kind)
+    mapping = dict(_rename(one) for one in renames)
+    catalogue = wiring.open_catalogue(workspace)
+    with workspace.lock(f"pinhole ingest {kind}"), console.bar(f"ingest {kind}") as progress:
+        counts = asdict(read(catalogue, kind, source, mapping, progress=progress))
+    lines = [f"{kind}: " + ", ".join(f"{number:,} {name}" for name, number in counts.items())]
+    if counts["rejected"]:
+        rows = catalogue.rejected().to_pylist()
+        reasons = sorted({str(row["reason"]) for row in rows if row.get("kind") == kind})
+        lines += [f"  rejected: {reason}" for reason in reasons[:5]] + ([f"  … and {len(reasons) - 5} other reasons"] if len(reasons) > 5 else [])
+    return Answer({"kind": kind, **counts}, lines)
+
+
+def _rename(text: str) -> tuple[str, str]:
+    ours, equals, theirs = text.partition("=")
+    if not (ours.strip() and equals and theirs.strip()):
+        raise UsageError(f"--map {text!r} is not OURS=THEIRS", fix="for example --map title=product_title")
+    return ours.strip(), theirs.strip()
+
+
+def sample(workspace: Workspace, name: str, console: Console) -> Answer:
+    """Fetch a sample with the machine's package client, and read it in. Notes in the workspace that it is there whole."""
+    from pinhole.catalogue.samples import load_sample
+
+    catalogue = wiring.open_catalogue(workspace)
+    with workspace.lock(f"pinhole sample {name}"), console.bar(f"sample {name}") as progress:
+        counts = load_sample(catalogue, name, progress=progress)
+        write_json(workspace.root / SAMPLES, sorted({*samples(workspace), name}))
+    held = {kind: catalogue.count(kind) for kind in counts}
+    value = {"sample": name, "rows": held, "changes": {kind: asdict(one) for kind, one in counts.items()}}
+    return Answer(value, [f"{name}: " + ", ".join(f"{rows:,} {kind}" for kind, rows in held.items())])
+
+
+def samples(workspace: Workspace) -> list[str]:
+    """Names of the samples that were read in whole."""
+    path = workspace.root / SAMPLES
+    return list(read_json(path)) if path.exists() else []
+
+
+# -- building -----------------------------------------------------------------------------------
+
+
+def build(workspace: Workspace, names: Sequence[str], console: Console) -> Answer:
+    """Bring stages up to date. The answer ends with the exams' figures when ``evaluate`` was among them."""
+    wiring.need_items(workspace)
+    outcomes = run_stages(workspace, names, track=console.bar, log=console.say)
+    value: dict[str, Any] = {"workspace": str(workspace.root), "stages": {one.stage: stage_cost(workspace, one) for one in outcomes}}
+    lines = columns([(one.stage, one.action, _took(one), one.key) for one in outcomes])
+    if any(one.stage == "evaluate" for one in outcomes):
+        value |= figures(workspace)
+    return Answer(value, lines)
+
+
+def stage_cost(workspace: Workspace, outcome: Outcome) -> dict[str, Any]:
+    """What became of a stage now, and what its artefact cost whenever it was made."""
+    manifest = workspace.need(outcome.stage).manifest
+    cost = {name: manifest[name] for name in ("seconds", "peak_memory_gb")}
+    return {"action": outcome.action, "reason": outcome.reason, "key": outcome.key, **cost}
+
+
+def _took(outcome: Outcome) -> str:
+    return f"{outcome.seconds:.1f} s, {outcome.peak_memory_gb:.1f} GB" if outcome.action == "built" else ""
+
+
+def set_base(workspace: Workspace, base: str) -> Workspace:
+    """Write another base into ``pinhole.toml``; a folder is written whole, so that it is found from anywhere."""
+    folder = Path(base)
+    if ":" not in base and not folder.is_dir():
+        raise UnknownName(f"no base `{base}`", fix="name pypi:NAME, hf:NAME, or a folder with a causal language model")
+    return workspace.change({"graft.base": base if ":" in base else str(folder.resolve())})
+
+
+# -- measuring ----------------------------------------------------------------------------------
+
+
+def figures(workspace: Workspace) -> dict[str, Any]:
+    """The flat figures of the latest exams."""
+    return dict(workspace.need("evaluate").manifest["figures"])
+
+
+def evaluate(workspace: Workspace, console: Console) -> Answer:
+    """The exams on held-out data, after whatever they need is up to date."""
+    build(workspace, ["evaluate"], console)
+    found = figures(workspace)
+    return Answer(found, columns(list(found.items())))
+
+
+def evaluate_lessons(workspace: Workspace, file: Path, console: Console) -> Answer:
+    """Anybody's lessons: a JSONL file of ``messages``, ``tools``, ``expect``."""
+    from pinhole.evaluation.lessons_file import examine_file
+
+    if not file.is_file():
+        raise IngestError("no such file", where=str(file), fix="name a JSONL file of lessons: messages, tools, expect")
+    with console.bar("lessons") as progress:
+        found = examine_file(wiring.open_assistant(workspace), file, progress=progress)
+    return Answer(found, columns(list(found.items())))
+
+
+def lessons(workspace: Workspace, n: int) -> Answer:
+    """``n`` lessons as the language model reads them."""
+    from pinhole.graft.lessons import show
+
+    shown = show(wiring.need_items(workspace), workspace.config, n)
+    return Answer({"lessons": shown}, [line for one in shown for line in (*_lesson_lines(one), "")])
+
+
+def _lesson_lines(lesson: dict[str, Any]) -> list[str]:
+    return [f"[{lesson.get('kind', 'lesson')}]", *(f"{message['role']:>9}: {message['text']}" for message in lesson["messages"])]
+
+
+def report(workspace: Workspace, console: Console) -> Answer:
+    """Write ``report.html`` from the latest exams, which are brought up to date first."""
+    from pinhole.evaluation.report import write
+
+    build(workspace, ["evaluate"], console)
+    path = write(workspace, wiring.open_catalogue(workspace), workspace.root / "report.html")
+    return Answer({"report": str(path)}, [f"wrote {path}"])
+
+
+# -- finding ------------------------------------------------------------------------------------
+
+
+def search(workspace: Workspace, text: str, like: Sequence[str], unlike: Sequence[str], where: str, n: int) -> Answer:
+    """Raises :class:`UnknownItem`, ``BadImage``, ``UsageError`` for a bad condition or an empty query."""
+    if not (text.strip() or like or unlike or where.strip()):
+        raise UsageError("nothing to search for", fix='give words, --like, --unlike or --where, as in `pinhole search "red boat"`')
+    searcher = wiring.open_searcher(workspace)
+    hits = searcher.search(text, like=[_picture(one) for one in like], unlike=[_picture(one) for one in unlike], where=where, n=n)
+    return _hits(workspace, hits)
+
+
+def related(workspace: Workspace, id: str, n: int) -> Answer:
+    return _hits(workspace, wiring.open_searcher(workspace).related(id, n))
+
+
+def _picture(text: str) -> str | bytes:
+    """A file's bytes where there is such a file, else an id."""
+    path = Path(text)
+    try:
+        return path.read_bytes() if path.is_file() else text
+    except OSError as error:
+        raise UsageError(f"the picture cannot be read: {error.strerror}", where=text) from None
+
+
+def _hits(workspace: Workspace, hits: Sequence[Any]) -> Answer:
+    rows = wiring.open_catalogue(workspace).items(["id", "title"], ids=[hit.id for hit in hits]).to_pylist()
+    titles = {row["id"]: row["title"] or "" for row in rows}
+    value = {"hits": [{"id": hit.id, "title": titles.get(hit.id, ""), "score": float(hit.score), "parts": hit.parts} for hit in hits]}
+    lines = columns([(number, float(hit.score), titles.get(hit.id, ""), hit.id) for number, hit in enumerate(hits, 1)])
+    return Answer(value, lines or ["nothing found"])
+
+
+# -- benchmarks ---------------------------------------------------------------------------------
+
+
+def bench(name: str, folder: Path | None, console: Console) -> Answer:
+    """Run one benchmark or all; a benchmark is a module with ``run(workspace, progress) -> flat figures``."""
+    import importlib
+    import pkgutil
+
+    from pinhole import benchmarks
+
+    known = sorted(one.name for one in pkgutil.iter_modules(benchmarks.__path__) if not one.name.startswith("_"))
+    if name and name not in known:
+        raise UnknownName(f"no benchmark `{name}`", fix="benchmarks: " + ", ".join(known))
+    found: dict[str, Any] = {}
+    for one in [name] if name else known:
+        module = importlib.import_module(f"pinhole.benchmarks.{one}")
+        try:
+            with console.bar(one) as progress:
+                found |= module.run(wiring.find_workspace(folder) if getattr(module, "NEEDS_WORKSPACE", False) else None, progress)
+        except MissingArtefact as error:
+            if name:
+                raise
+            console.say(f"{one}: left out: {error}")
+    return Answer(found, columns(list(found.items())))
