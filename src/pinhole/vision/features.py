@@ -86,7 +86,9 @@ class Features:
         except (OSError, ValueError) as error:
             raise Corrupt(f"cannot be read: {error}", where=str(self.path / name), fix="delete the folder and run `pinhole build embed`") from None
         if array.shape != (len(self), dim):
-            raise Corrupt(f"shape {array.shape}, not {(len(self), dim)}", where=str(self.path / name), fix="delete the folder and run `pinhole build embed`")
+            raise Corrupt(
+                f"shape {array.shape}, not {(len(self), dim)}", where=str(self.path / name), fix="delete the folder and run `pinhole build embed`"
+            )
         return array
 
     @cached_property
@@ -128,4 +130,8 @@ class Features:
         """Raises :class:`SpaceMismatch` where an encoder identity is not the one that made these vectors."""
         for kind, mine, other in (("image", self.image_encoder, image), ("text", self.text_encoder, text)):
             if other and other != mine.identity:
-                raise SpaceMismatch(f"{kind} vectors of encoder {other} met features of {mine.identity} ({mine.spec})", where=str(self.path), fix="run `pinhole build`")
+                raise SpaceMismatch(
+                    f"{kind} vectors of encoder {other} met features of {mine.identity} ({mine.spec})",
+                    where=str(self.path),
+                    fix="run `pinhole build`",
+                )

@@ -23,6 +23,7 @@ from PIL import (  # a plugin registers its format when imported; no others are 
     JpegImagePlugin,  # noqa: F401
     PngImagePlugin,  # noqa: F401
     TiffImagePlugin,  # noqa: F401
+    UnidentifiedImageError,
     WebPImagePlugin,  # noqa: F401
 )
 
@@ -78,7 +79,7 @@ def decode(data: bytes, recipe: Recipe | int, max_pixels: int = MAX_PIXELS) -> n
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise BadImage(f"an image of more than {max_pixels:,} pixels", fix="make it smaller, or raise [vision] max_pixels") from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise _unknown(data) from None
     except Exception as error:  # hostile bytes make a decoder raise anything
         reason = str(error).split("\n")[0][:120] or type(error).__name__
@@ -143,7 +144,7 @@ def _deep(image: Image.Image) -> Image.Image:
     """16-bit and float greys as 8-bit: 16 bits by their range, floats by their own darkest and lightest."""
     values = np.nan_to_num(np.asarray(image, dtype=np.float32))
     low, high = float(values.min()), float(values.max())
-    if image.mode.startswith("I") and 0 <= low and high <= 65535:
+    if image.mode.startswith("I") and low >= 0 and high <= 65535:
         low, high = 0.0, 65535.0 if high > 255 or image.mode != "I" else 255.0
     scaled = (values - low) * (255.0 / max(high - low, 1e-12))
     return Image.fromarray(scaled.round().astype(np.uint8))

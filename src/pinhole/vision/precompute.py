@@ -11,7 +11,6 @@ within two seconds before that note is. Knows nothing of how vectors are used. D
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import time
@@ -42,6 +41,8 @@ class Source(Protocol):
 
     def items(self, columns: Sequence[str] | None = None, where: str | None = None, ids: Sequence[str] | None = None) -> Any: ...
     def image(self, id: str) -> bytes: ...
+    def reject(self, kind: str, source: str, refused: Sequence[Any]) -> None: ...
+    def settle(self, kind: str, source: str, keys: set[str]) -> None: ...
 
 
 @dataclass
@@ -210,7 +211,7 @@ class _Plan:
 
     def _pictures(self) -> Iterator[tuple[int, str]]:
         """(row, sha256 of its picture) of every item that has one; why not, of the others, goes to ``reasons``."""
-        stored = set(self.catalogue.items(["id"], where="image_bytes IS NOT NULL")["id"].to_pylist()) if None in self.paths or "" in self.paths else set()
+        stored = set(self.catalogue.items(["id"], where="image_bytes IS NOT NULL")["id"].to_pylist()) if None in self.paths else set()
         waiting: list[int] = []
         for row, (id, path) in enumerate(zip(self.ids, self.paths, strict=True)):
             if path:
@@ -301,7 +302,7 @@ def _assemble(plan: _Plan, max_pixels: int) -> EmbedStats:
     stats = EmbedStats(len(plan.ids), int(has_image.sum()), forwarded["image"], reused, 0, len(plan.reasons))
     stats.repeated = max(0, stats.images - reused - forwarded["image"])
     stats.texts, stats.texts_forwarded = sum(text is not None for text in texts), forwarded["text"]
-    meta = {"layout": LAYOUT, "items": len(plan.ids), "planned_at": plan.planned_at, "max_pixels": max_pixels}
+    meta: dict[str, Any] = {"layout": LAYOUT, "items": len(plan.ids), "planned_at": plan.planned_at, "max_pixels": max_pixels}
     meta |= {"image_encoder": asdict(plan.names[0]), "text_encoder": asdict(plan.names[1])}
     write_json(plan.out / "features.json", meta)
     shutil.rmtree(plan.shards, ignore_errors=True)
@@ -352,10 +353,9 @@ def _write_array(path: Path, known: _Known, keys: Sequence[str | None], dim: int
 
 
 def _note_rejected(catalogue: Source, plan: _Plan) -> None:
-    """Rows in the catalogue's ``rejected`` table, so that an owner finds all refusals in one place."""
-    if not hasattr(catalogue, "reject"):
-        return
-    from pinhole.catalogue.records import Rejection
+    """Rows in the catalogue's ``rejected`` table, so that an owner finds all refusals in one place; those of earlier runs go."""
+    from pinhole.catalogue.records import Rejection, rejection_key
 
-    rows = [Rejection(None, id, reason, json.dumps({"id": id})) for id, reason in sorted(plan.reasons.items())]
+    rows = [Rejection(None, id, reason) for id, reason in sorted(plan.reasons.items())]
     catalogue.reject("items", "embed", rows)
+    catalogue.settle("items", "embed", {rejection_key("items", "embed", row) for row in rows})

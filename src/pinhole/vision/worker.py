@@ -49,7 +49,7 @@ class Worker:
             write_shard(self.folder / job["name"], job["keys"], vectors, reasons)
 
     def images(self, job: dict[str, Any]) -> tuple[np.ndarray, list[str]]:
-        """(n, dim) vectors, and for each picture why it could not be read, or "". """
+        """(n, dim) vectors, and for each picture why it could not be read, or ""."""
         vectors = np.zeros((len(job["keys"]), self.see.dim), np.float32)
         reasons = [""] * len(job["keys"])
         blobs = self.blobs([id for id, path in job["items"] if path is None])

