@@ -1,0 +1,150 @@
+"""The engine in this process: several conversations at once on one model, their keys and values kept.
+
+Every step is one forward pass over the next piece of each conversation: one token of those that
+speak, a chunk of the prompt of those that are being read, so that a long prompt stalls nobody.
+Greedy answers are deterministic: the same prompt alone gives the same text. Read in other pieces (a
+cached prefix, other conversations beside it) the sums are rounded in another order, which in
+bfloat16 may tip a close choice. Knows nothing of catalogues and of what tools do.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pinhole.engines.answer import Answer, Events, Settings
+from pinhole.engines.grammar import Vocabulary
+from pinhole.engines.kv_cache import KVCache, sequence
+from pinhole.engines.packed import serving_copy
+from pinhole.engines.queue import FairQueue
+from pinhole.engines.ragged import forward, prepare
+from pinhole.errors import PromptTooLong, UsageError
+from pinhole.graft.model import Graft
+from pinhole.graft.prompt import Message, Prompt, Soft, ToolSchema
+
+ALONE = 512  # tokens of a prompt read in one step when nobody else waits
+SHARED = 96  # … and by all together while somebody speaks
+CHARACTERS = 40  # a text with more characters than this for each token of the context is not even tokenised
+
+
+class LocalEngine:
+    """A graft, served. Any number of threads may call :meth:`chat`; close it, or use it in a ``with``.
+
+    ``cache_bytes`` bounds the keys and values kept of past conversations, ``active`` the
+    conversations that are stepped at once, ``waiting`` those in line behind them.
+    """
+
+    def __init__(
+        self, graft: Graft, *, name: str = "pinhole", cache_bytes: int = 512 << 20, active: int = 8, waiting: int = 64, pack: bool | None = None
+    ) -> None:
+        self.graft, self.name = graft, name
+        self._lm = serving_copy(graft.lm, pack)
+        prepare(self._lm)
+        self._embedding = graft.lm.get_input_embeddings()
+        self._vocabulary = Vocabulary(graft.tokenizer, graft.lm.config.get_text_config().vocab_size, _ends(graft))
+        self.cache = KVCache(cache_bytes)
+        self._queue: FairQueue[Answer] = FairQueue(self._step, active=active, waiting=waiting)
+        self._rendering = threading.Lock()  # a tokenizer's settings are not safe between threads
+
+    @property
+    def context(self) -> int:
+        return self.graft.context
+
+    @property
+    def space(self) -> str:
+        return self.graft.space
+
+    def __enter__(self) -> LocalEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the worker; whoever still reads gets :class:`~pinhole.errors.Busy`."""
+        self._queue.close()
+
+    # -- asking ---------------------------------------------------------------------------------
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[ToolSchema] = (),
+        *,
+        tool_choice: str = "auto",
+        max_tokens: int = 160,
+        temperature: float = 0.0,
+        seed: int = 0,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Events:
+        """See :class:`~pinhole.engines.base.Engine`."""
+        began = time.perf_counter()
+        if max_tokens < 1:
+            raise UsageError(f"max_tokens is {max_tokens}", fix="ask for one token at least")
+        grammar = self._vocabulary.grammar(tools, tool_choice)
+        prompt = self.prompt(messages, tools)
+        room = self.context - len(prompt.tokens)
+        settings = Settings(min(max_tokens, room), temperature, seed)
+        answer = Answer(prompt, sequence(prompt), settings, grammar, cancelled, began)
+        self._queue.submit(answer)
+        return Events(answer)
+
+    def prompt(self, messages: Sequence[Message], tools: Sequence[ToolSchema] = ()) -> Prompt:
+        """What the model will read. Raises :class:`PromptTooLong` with both numbers."""
+        if not messages or not any(part for message in messages for part in message.parts):
+            raise UsageError("nothing to answer", where="messages", fix="say something")
+        characters = sum(len(message.text) for message in messages)
+        if characters > self.context * CHARACTERS:
+            raise PromptTooLong(f"the prompt has about {characters // 4:,} tokens, the model reads {self.context:,}", where=self.name, fix="send less")
+        if messages[0].role != "system":
+            messages = [self.graft.system(tools), *messages]
+        with self._rendering:
+            prompt = self.graft.prompter.render(messages)
+        if len(prompt.tokens) >= self.context:
+            raise PromptTooLong(f"the prompt has {len(prompt.tokens):,} tokens, the model reads {self.context:,}", where=self.name, fix="send less")
+        return prompt
+
+    def warm(self, tools: Sequence[ToolSchema] = ()) -> None:
+        """Read the system prompt for these tools and keep it whatever comes; make their grammar."""
+        grammar = self._vocabulary.grammar(tools)
+        with self._rendering:
+            prompt = self.graft.prompter.render([self.graft.system(tools)], generate=False)
+        answer = Answer(prompt, sequence(prompt), Settings(0, 0.0, 0, pin=True), grammar, None, time.perf_counter())
+        self._queue.submit(answer)
+        for _ in Events(answer):
+            pass
+
+    # -- the worker's step ----------------------------------------------------------------------
+
+    def _embed(self, tokens: Sequence[int], soft: Sequence[Soft]) -> Tensor:
+        ids = torch.tensor(tokens, device=self.graft.device)
+        return self.graft.embed_tokens(ids, soft) if soft else self._embedding(ids)  # type: ignore[no-any-return]
+
+    @torch.inference_mode()
+    def _step(self, answers: Sequence[Answer]) -> None:
+        """One forward pass: everybody's next token, and a share of the prompts that are being read."""
+        for answer in answers:
+            answer.take(self.cache)
+        readers = sum(1 for answer in answers if answer.reading)
+        share = max(16, SHARED // max(1, readers)) if len(answers) > readers else max(32, ALONE // max(1, readers))
+        pieces = [answer.piece(self._embed, share) for answer in answers]
+        logits = iter(forward(self._lm, pieces))
+        for answer, piece in zip(answers, pieces, strict=True):
+            if piece.wants_logits:
+                row = next(logits)
+                try:
+                    answer.accept(row)
+                except Exception as error:  # its own trouble: what the others read in this step stays read
+                    answer.end(error)
+
+
+def _ends(graft: Graft) -> list[int]:
+    """Tokens that end the assistant's turn: the template's own first, then those the model's settings name."""
+    named: Any = getattr(graft.lm.generation_config, "eos_token_id", None)
+    named = named if isinstance(named, list) else [named]
+    return list(dict.fromkeys(token for token in (graft.prompter.end, *named) if token is not None))
