@@ -1,6 +1,6 @@
 """The HTTP application: the chat endpoint that OpenAI's clients talk to, items and their pictures, and the page.
 
-:func:`create_app` takes everything it serves as arguments; :func:`run` listens. What a turn does is the
+:func:`create_app` takes everything it serves as arguments; ``run`` listens. What a turn does is the
 assistant's business, how its events are written is ``chat``'s, how errors look is ``edge``'s. Does not
 authenticate: it listens on the loopback address unless told otherwise.
 """
@@ -8,17 +8,14 @@ authenticate: it listens on the loopback address unless told otherwise.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
-import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from importlib.resources import files
 from typing import Any
 from urllib.parse import unquote
 
 import anyio
-import uvicorn
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -26,14 +23,22 @@ from starlette.responses import JSONResponse, Response
 
 from pinhole import __version__
 from pinhole.config import Config
-from pinhole.errors import PinholeError, UnknownItem, UsageError
+from pinhole.errors import PinholeError, UnknownItem
 from pinhole.server import edge
 from pinhole.server.about import About
 from pinhole.server.bridge import Door, Stream
 from pinhole.server.chat import Answer, Invalid, UnknownModel, item_path, parse_request, plain, run_turn
+from pinhole.server.listen import run, running
 from pinhole.server.pictures import Pictures
 
-PAGE_TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
+__all__ = ["create_app", "run", "running"]
+
+PAGE_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
 HIDDEN = ("image", "image_bytes")  # where a picture is kept is nobody's business outside
 
 
@@ -164,58 +169,3 @@ def public_item(row: dict[str, Any]) -> dict[str, Any]:
     path = item_path(str(row["id"]))
     shown = {key: value for key, value in row.items() if key not in HIDDEN}
     return {**plain(shown), "url": path, "image": f"{path}/image"}
-
-
-# -- listening --------------------------------------------------------------------------------------
-
-
-class _Server(uvicorn.Server):
-    """uvicorn, and one call when it listens."""
-
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._ready = ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            self._ready()
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A bound socket; port 0 takes a free one. Raises :class:`PinholeError` saying what stands in the way."""
-    where = f"{host}:{port}"
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        bound = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise UsageError(f"cannot listen there: {error.strerror or error}", where=where, fix="name an address of this machine with --host") from None
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        bound.bind(address)
-        bound.listen(256)
-    except OSError as error:
-        bound.close()
-        if error.errno == errno.EADDRINUSE:
-            raise PinholeError("the port is in use by another program", where=where, fix="name another with --port, or 0 for any free one") from None
-        if error.errno == errno.EACCES:
-            raise PinholeError("not allowed to listen on this port", where=where, fix="take one above 1023 with --port") from None
-        raise UsageError(f"cannot listen there: {error.strerror}", where=where, fix="name an address of this machine with --host") from None
-    return bound
-
-
-def run(app: FastAPI, host: str = "127.0.0.1", port: int = 8000, *, ready: Callable[[str], None] | None = None, grace: float = 10.0) -> None:
-    """Serve until SIGTERM or Ctrl-C, then let running answers finish for ``grace`` seconds.
-
-    ``ready`` is called once with the address when requests are taken. Raises as :func:`listen`.
-    """
-    bound = listen(host, port)
-    shown = f"[{host}]" if ":" in host else host
-    address = f"http://{shown}:{bound.getsockname()[1]}"
-    settings = uvicorn.Config(
-        app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=round(grace), timeout_keep_alive=30, lifespan="on"
-    )
-    try:
-        _Server(settings, lambda: ready(address) if ready else None).run(sockets=[bound])
-    finally:
-        bound.close()

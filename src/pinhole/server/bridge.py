@@ -89,7 +89,7 @@ class Stream(Generic[T]):
                 close = getattr(generator, "close", None)
                 if close is not None:
                     close()
-        except BaseException as error:  # noqa: BLE001 - it is raised again where the events are read
+        except BaseException as error:  # it is raised again where the events are read
             end = _Raised(error)
         finally:
             self._door.leave(self)

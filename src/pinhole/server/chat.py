@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from pinhole.assistant.loop import Finished, Problem, Shown, Started, Text
+from pinhole.assistant.loop import Conversation, Finished, Problem, Shown, Started, Text
 from pinhole.errors import PinholeError, UsageError
 from pinhole.server.bridge import Stream
 from pinhole.server.edge import error_object, unexpected
@@ -240,7 +240,7 @@ class Answer:
         """Waits for the first event. Raises what the turn raises until then."""
         events = aiter(self.turn)
         watch = asyncio.create_task(_gone(receive))
-        first = asyncio.create_task(anext(events))
+        first: asyncio.Future[Any] = asyncio.ensure_future(anext(events))
         try:
             await asyncio.wait((watch, first), return_when=asyncio.FIRST_COMPLETED)
             if not first.done():
@@ -297,7 +297,7 @@ class Answer:
                     yield _sse(self._frame("chat.completion.chunk", []) | {"usage": openai_usage(self.account.usage)})
         except PinholeError as error:
             yield _sse(error_object(error))
-        except Exception as error:  # noqa: BLE001 - the stream has begun: its end is the only place to say so
+        except Exception as error:  # the stream has begun: its end is the only place to say so
             yield _sse(error_object(unexpected(error, "chat stream")))
         yield b"data: [DONE]\n\n"
 
@@ -363,7 +363,6 @@ class _Events(Response):
 
 def run_turn(assistant: Any, request: ChatRequest) -> Callable[[Callable[[], bool]], Iterator[Any]]:
     """The blocking half: rebuild the conversation, take one turn. Runs in the turn's own thread."""
-    from pinhole.assistant.loop import Conversation
 
     def make(cancelled: Callable[[], bool]) -> Iterator[Any]:
         return iter(assistant.turn(Conversation.from_openai(request.messages), cancelled=cancelled))

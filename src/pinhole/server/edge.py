@@ -103,7 +103,7 @@ class Edge:
             await self.app(scope, receive, guarded)
         except ClientDisconnect:
             status = status or 499
-        except Exception as error:  # noqa: BLE001 - the last line of defence
+        except Exception as error:  # the last line of defence
             failure = error if isinstance(error, PinholeError) else unexpected(error, f"{scope['method']} {scope['path']}")
             if not status:
                 await error_response(failure)(scope, receive, guarded)
@@ -169,6 +169,7 @@ def _clean(value: Any, depth: int = 0) -> Any:
 async def drain(receive: Receive, limit: int = 64_000_000, seconds: float = 5.0) -> None:
     """Read and forget what a client is still sending, within bounds. A connection that is closed on unread bytes is
     reset, and a reset can overtake the answer: the client would see a broken pipe where we told it "too large"."""
+
     async def forget() -> None:
         read, more = 0, True
         while more and read < limit:

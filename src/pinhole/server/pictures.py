@@ -84,13 +84,17 @@ def look(data: bytes, max_pixels: int) -> tuple[str, int, int]:
 
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size[::-1] if image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8) else image.size
-            kind = image.format or ""
-    except Exception:  # noqa: BLE001 - Pillow raises many kinds for hostile bytes; all mean the same here
+            kind, (width, height) = image.format or "", image.size
+            if width * height > max_pixels:
+                raise BadImage(f"{width} × {height} pixels are more than {max_pixels:,}")
+            if kind != "PNG" or "exif" in image.info:  # Pillow decodes a whole PNG to look for what is not there
+                turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+                width, height = (height, width) if turned else (width, height)
+            return kind, width, height
+    except BadImage:
+        raise
+    except Exception:  # Pillow raises many kinds for hostile bytes; all mean the same here
         raise BadImage("not an image that can be shown") from None
-    if width * height > max_pixels:
-        raise BadImage(f"{width} × {height} pixels are more than {max_pixels:,}")
-    return kind, width, height
 
 
 def shrink(data: bytes, side: int, width: int, height: int, max_pixels: int) -> bytes:

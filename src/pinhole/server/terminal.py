@@ -154,6 +154,9 @@ def picture_links(catalogue: Any, ids: list[str]) -> dict[str, str]:
     return {item_id: (catalogue.root / image).absolute().as_uri() for item_id, image in pairs if image and "://" not in image}
 
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
 def clean(text: str) -> str:
-    """Without control characters (an escape sequence in a title must not reach the terminal)."""
-    return "".join(c for c in text if c in "\n\t" or not (ord(c) < 32 or 127 <= ord(c) < 160 or 0x202A <= ord(c) <= 0x202E or 0x2066 <= ord(c) <= 0x2069))
+    """Without control characters (an escape sequence in a title must not reach the terminal) and direction overrides."""
+    return _CONTROL.sub("", text)
