@@ -22,14 +22,16 @@ from xml.parsers import expat
 import pyarrow as pa
 
 from pinhole.catalogue import records, titles
+from pinhole.catalogue.values import as_object, dumps
 from pinhole.errors import DownloadError
 
 SERIES, SERIES_KEPT = 100, 40
 BOARD_LEAST, WORKS_MOST = 3, 200
 LIBRARY = "Open Clip Art Library"
 # Keywords that say how the file was made or filed, not what it shows.
-JUNK = {"hash", "unsorted", "clip art", "clipart", "clip", "art", "externalsource", "external source", "svg", "png", "eps", "wmf", "vector"}
-JUNK |= {"image", "images", "picture", "graphic", "graphics", "drawing", "inkscape", "sodipodi", "public domain", "open clip art library", "openclipart"}
+JUNK = {"hash", "unsorted", "clip art", "clipart", "clip", "art", "externalsource", "external source", "svg", "png", "eps", "vector"}
+JUNK |= {"image", "images", "picture", "graphic", "graphics", "drawing", "public domain", "openclipart"}
+_NOT_TEXT = re.compile(r"@|hash\(0x", re.IGNORECASE)  # addresses, and what a broken export left of some words
 
 
 @dataclass
@@ -154,7 +156,7 @@ def _keywords(text: str, creator: str) -> list[str]:
     out = []
     for line in text.splitlines():
         word = re.sub(r"[\s_]+", " ", line).strip().lower()
-        if len(word) > 1 and re.search(r"[^\W\d_]{2}", word) and word not in JUNK and word != creator.lower() and "@" not in word:
+        if len(word) > 1 and re.search(r"[^\W\d_]{2}", word) and word not in JUNK and word != creator.lower() and not _NOT_TEXT.search(word):
             out.append(word)
     return list(dict.fromkeys(out))
 
@@ -179,8 +181,9 @@ def _items(drawings: list[Drawing]) -> pa.Table:
         if top != "unsorted":
             found["category"] = top
         found["attribution"] = f"{d.creator or 'unknown artist'}, {LIBRARY}, {d.licence}"
-        rows.append({"id": d.id, "image": str(d.path), "title": d.title, "description": titles.description(d.description, d.title), "created_at": d.date})
-        rows[-1]["attributes"] = records.dumps(records.as_object(found))
+        about = titles.description(d.description, d.title)
+        row = {"id": d.id, "image": str(d.path), "title": d.title, "description": about, "created_at": d.date}
+        rows.append({**row, "attributes": dumps(as_object(found))})
     return pa.Table.from_pylist(rows, schema=pa.schema([f for f in records.ITEMS if f.name != "image_bytes"]))
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pinhole.catalogue.records import as_time
+from pinhole.catalogue.values import as_time
 from pinhole.errors import UsageError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class _Writer:
     def __init__(self, where: str, columns: Sequence[str]) -> None:
         self.where, self.columns = where, columns
 
-    def truth(self, node: exp.Expression) -> str:
+    def truth(self, node: Any) -> str:
         kind = type(node).__name__
         if kind == "Paren":
             return f"({self.truth(node.this)})"

@@ -2,29 +2,29 @@
 
 A batch comes in as named columns (Arrow arrays, or Python lists where a source has no types) and
 leaves as a typed Arrow table plus the rows that cannot be kept, each with a reason. Columns that a
-table does not know are folded into the JSON object ``attributes`` (items) or ``context`` (events).
-
-Knows nothing of files, of Lance, or of what other rows exist. Does not look inside images.
+table does not name are folded into the JSON object ``attributes`` (items) or ``context`` (events);
+boards and queries leave them out. Knows nothing of files, of Lance, or of what other rows exist.
+Does not look inside images.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
-import re
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pinhole.catalogue.values import as_bytes, as_ids, as_integer, as_json, as_object, as_text, as_time, as_truth, dumps
 from pinhole.errors import IngestError, UnknownName
 
 TIME = pa.timestamp("us", tz="UTC")
+IDS = pa.list_(pa.string())
 ITEMS = pa.schema(
     [
         ("id", pa.string()),
@@ -36,9 +36,9 @@ ITEMS = pa.schema(
         ("created_at", TIME),
     ]
 )
-BOARDS = pa.schema([("id", pa.string()), ("title", pa.string()), ("owner", pa.string()), ("items", pa.list_(pa.string())), ("private", pa.bool_())])
+BOARDS = pa.schema([("id", pa.string()), ("title", pa.string()), ("owner", pa.string()), ("items", IDS), ("private", pa.bool_())])
 QUERIES = pa.schema([("text", pa.string()), ("item", pa.string()), ("count", pa.int64())])
-EVENTS = pa.schema([(name, pa.string()) for name in ("event_id", "user", "item", "action")] + [("time", TIME), ("context", pa.string())])
+EVENTS = pa.schema([*((name, pa.string()) for name in ("event_id", "user", "item", "action")), ("time", TIME), ("context", pa.string())])
 REJECTED = pa.schema(
     [
         ("key", pa.string()),  # kind, source and row (or id) in one: a rerun replaces, never repeats
@@ -50,17 +50,15 @@ REJECTED = pa.schema(
         ("data", pa.string()),  # the row as JSON, shortened
     ]
 )
+KINDS = ("items", "boards", "queries", "events")
 SCHEMAS: dict[str, pa.Schema] = {"items": ITEMS, "boards": BOARDS, "queries": QUERIES, "events": EVENTS, "rejected": REJECTED}
 KEYS: dict[str, tuple[str, ...]] = {"items": ("id",), "boards": ("id",), "queries": ("text", "item"), "events": ("event_id",), "rejected": ("key",)}
-KINDS = ("items", "boards", "queries", "events")
-
-# Columns without which no row of a kind means anything.
+# Columns without which no row of a kind means anything, and the one that takes whatever the schema does not name.
 NEEDED = {"items": ("id",), "boards": ("id", "items"), "queries": ("text", "item"), "events": ("user", "item", "action")}
-# The column that takes whatever the schema does not name.
 OVERFLOW = {"items": "attributes", "events": "context"}
 SHORT = 2000  # characters of a rejected row that are kept
 
-Column = pa.Array | pa.ChunkedArray | Sequence[Any]
+Column: TypeAlias = Any  # a pyarrow Array or ChunkedArray, or a list of Python values
 
 
 @dataclass(frozen=True)
@@ -76,25 +74,41 @@ class Counts:
         return Counts(self.added + other.added, self.changed + other.changed, self.unchanged + other.unchanged, self.rejected + other.rejected)
 
 
+@dataclass(frozen=True)
+class Rejection:
+    """A row that is not kept: where it stood in its source (or, with no row, its id), and why."""
+
+    row: int | None
+    id: str
+    reason: str
+    data: str = ""
+
+
 @dataclass
 class Batch:
-    """Named columns of equal length, and for each row where it stood in its source."""
+    """Named columns of equal length, for each row its place in the source, and the rows that could not be read at all."""
 
     columns: dict[str, Column]
-    rows: Sequence[int | None]
-    broken: list[Rejection] = field(default_factory=list)  # rows that the source could not even read
+    rows: Sequence[int]
+    broken: list[Rejection] = field(default_factory=list)
 
     @staticmethod
     def of(table: pa.Table, first: int = 1) -> Batch:
         return Batch({name: table.column(name) for name in table.column_names}, range(first, first + len(table)))
 
 
-@dataclass(frozen=True)
-class Rejection:
-    row: int | None
-    id: str
-    reason: str
-    data: str = ""
+@dataclass
+class Rows:
+    """Typed rows, for each its place in the source, and what was refused on the way."""
+
+    table: pa.Table
+    places: list[int]
+    refused: list[Rejection]
+
+    def keep(self, mask: list[bool], more: list[Rejection]) -> Rows:
+        """The rows under the mask; ``more`` was refused besides."""
+        places = [place for place, kept in zip(self.places, mask, strict=True) if kept]
+        return Rows(self.table.filter(pa.array(mask, pa.bool_())), places, self.refused + more)
 
 
 def check_kind(kind: str) -> str:
@@ -104,51 +118,66 @@ def check_kind(kind: str) -> str:
     return kind
 
 
-def normalise(kind: str, batch: Batch, *, where: str = "", base: Path | None = None, root: Path | None = None) -> tuple[pa.Table, list[int | None], list[Rejection]]:
-    """Type a batch: (rows of the kind's schema, each row's place in the source, rows refused with reasons).
+def normalise(kind: str, batch: Batch, *, where: str = "", base: Path | None = None, root: Path | None = None) -> Rows:
+    """Type a batch, row by row where types do not say enough.
 
     ``base`` is the folder that image paths are relative to. A path inside ``root`` (the workspace) is
     kept relative to it, so that the workspace can be moved; any other is kept absolute.
     Raises :class:`IngestError` where a needed column is missing altogether.
     """
-    schema, columns = SCHEMAS[check_kind(kind)], batch.columns
+    schema, columns, size = SCHEMAS[check_kind(kind)], batch.columns, len(batch.rows)
     missing = [name for name in NEEDED[kind] if name not in columns]
     if missing:
-        names = ", ".join(f"`{name}`" for name in missing)
-        there = ", ".join(columns) or "none"
+        names, there = ", ".join(f"`{name}`" for name in missing), ", ".join(columns) or "none"
         raise IngestError(f"{kind} need a column {names}", where=where, fix=f"columns there: {there}; rename one with --map {missing[0]}=COLUMN")
-    size, bad = len(batch.rows), Faults()
-    typed = {f.name: _typed(f, columns.get(f.name), size, bad) for f in schema}
-    _FINISH[kind](typed, columns, bad, base, root)
+    bad = _Faults()
+    typed = {column.name: _typed(column, columns.get(column.name), size, bad) for column in schema}
+    if kind in OVERFLOW:
+        _fold(kind, typed, columns, bad)
+    _FINISH[kind](typed, bad, base, root)
     for name in NEEDED[kind]:
         if pa.types.is_string(schema.field(name).type):
             bad.where(pc.equal(typed[name], ""), f"no {name}")
-    table = pa.table(typed, schema=schema)
-    place = list(batch.rows)
-    identity = KEYS[kind][0] if kind != "events" else "item"
-    refused = batch.broken + [
-        Rejection(place[i], table.column(identity)[i].as_py() or "", reason, _shown(columns, i)) for i, reason in sorted(bad.reasons.items())
+    table, names_row = pa.table(typed, schema=schema), "item" if kind in ("queries", "events") else "id"
+    refused = [
+        Rejection(batch.rows[i], table[names_row][i].as_py() or "", reason, _shown(columns, i)) for i, reason in sorted(bad.reasons.items())
     ]
-    if bad.reasons:
-        keep = [i for i in range(size) if i not in bad.reasons]
-        table, place = table.take(pa.array(keep, pa.int64())), [place[i] for i in keep]
-    return table, place, refused
+    whole = Rows(table, list(batch.rows), batch.broken)
+    return whole.keep([i not in bad.reasons for i in range(size)], refused) if refused else whole
+
+
+def refer(kind: str, rows: Rows, known: pa.ChunkedArray) -> Rows:
+    """Refuse rows that name items which are not ``known``; a board keeps those of its items that are."""
+    fix = "ingest the items first, then this source again"
+    if kind != "boards":
+        mask = pc.is_in(rows.table["item"], value_set=known).to_pylist()
+        gone = [i for i, there in enumerate(mask) if not there]
+        texts = rows.table.take(pa.array(gone, pa.int64())).to_pylist()
+        reasons = (f"unknown item `{row['item']}`: {fix}" for row in texts)
+        more = [Rejection(rows.places[i], row["item"], why, dumps(row)[:SHORT]) for i, row, why in zip(gone, texts, reasons, strict=True)]
+        return rows.keep(mask, more)
+    there, lists, more = set(known.to_pylist()), [], []
+    for id, items, place in zip(rows.table["id"].to_pylist(), rows.table["items"].to_pylist(), rows.places, strict=True):
+        lists.append([item for item in items if item in there])
+        if unknown := [item for item in items if item not in there]:
+            some = ", ".join(unknown[:5]) + (", …" if len(unknown) > 5 else "")
+            left = f"the board keeps the other {len(lists[-1])}" if lists[-1] else "none is left, so the board is not kept"
+            more.append(Rejection(place, id, f"unknown items ({some}): {left}; {fix}", dumps({"id": id, "unknown": unknown})[:SHORT]))
+    table = rows.table.set_column(rows.table.schema.get_field_index("items"), "items", pa.array(lists, IDS))
+    return Rows(table, rows.places, rows.refused).keep([bool(items) for items in lists], more)
 
 
 def rejections(kind: str, source: str, refused: Sequence[Rejection]) -> pa.Table:
-    """The refused rows as rows of the ``rejected`` table."""
-    return pa.table(
-        {
-            "key": [f"{kind}:{source}:{r.id if r.row is None else r.row}" for r in refused],
-            "kind": [kind] * len(refused),
-            "source": [source] * len(refused),
-            "row": [r.row for r in refused],
-            "id": [r.id for r in refused],
-            "reason": [r.reason for r in refused],
-            "data": [r.data for r in refused],
-        },
-        schema=REJECTED,
-    )
+    """Refused rows as rows of the ``rejected`` table."""
+    rows = [
+        {"key": rejection_key(kind, source, r), "kind": kind, "source": source, "row": r.row, "id": r.id, "reason": r.reason, "data": r.data}
+        for r in refused
+    ]
+    return pa.Table.from_pylist(rows, schema=REJECTED)
+
+
+def rejection_key(kind: str, source: str, refused: Rejection) -> str:
+    return f"{kind}:{source}:{refused.id if refused.row is None else refused.row}"
 
 
 def digests(kind: str, table: pa.Table, stamps: pa.Array | None = None) -> pa.Array:
@@ -160,21 +189,22 @@ def digests(kind: str, table: pa.Table, stamps: pa.Array | None = None) -> pa.Ar
     return pa.array([hashlib.blake2b(text.encode(), digest_size=16).digest() for text in joined.to_pylist()], pa.binary(16))
 
 
+def key_of(kind: str, table: pa.Table) -> pa.ChunkedArray:
+    """The rows' keys, those of several columns joined into one."""
+    keys = KEYS[kind]
+    return table[keys[0]] if len(keys) == 1 else pc.binary_join_element_wise(*(table[key] for key in keys), "\x1f")
+
+
 def attributes(table: pa.Table, column: str = "attributes") -> list[dict[str, Any]]:
-    """The JSON objects of a column as Python dicts."""
+    """A column of JSON objects as Python dicts."""
     return [json.loads(text) if text else {} for text in table.column(column).to_pylist()]
-
-
-def dumps(value: Any) -> str:
-    """JSON in one canonical form: sorted keys, no spaces, characters as they are."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
 
 
 # -- typing a column --------------------------------------------------------------------------------
 
 
-class Faults:
-    """The first reason against each row."""
+class _Faults:
+    """The first reason against each row of a batch."""
 
     def __init__(self) -> None:
         self.reasons: dict[int, str] = {}
@@ -187,162 +217,52 @@ class Faults:
             self.add(row, reason)
 
 
-def _typed(field: pa.Field, column: Column | None, size: int, bad: Faults) -> pa.Array:
-    kind = field.type
-    if column is None:
-        if field.name in ("title", "description", "owner", "event_id"):
-            return pa.array([""] * size, kind)
-        return pa.nulls(size, kind)
-    if isinstance(column, pa.ChunkedArray):
-        column = column.combine_chunks()
-    if field.name in OVERFLOW.values():
-        return _objects(column, field.name, bad)
+def _typed(column: pa.Field, values: Column | None, size: int, bad: _Faults) -> pa.Array:
+    kind, name = column.type, column.name
+    if values is None:
+        return pa.array([""] * size, kind) if name in ("title", "description", "owner", "event_id") else pa.nulls(size, kind)
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks()
+    if name in OVERFLOW.values():
+        return _each(values, name, kind, lambda value: dumps(as_object(value)), bad)
     if pa.types.is_string(kind):
-        return _texts(column, field.name, bad)
+        return pc.fill_null(pc.utf8_trim_whitespace(_each(values, name, kind, as_text, bad, _is_text)), "")
     if pa.types.is_timestamp(kind):
-        return _each(column, field.name, kind, as_time, bad, fast=pa.types.is_timestamp)
+        return _each(values, name, kind, as_time, bad, pa.types.is_timestamp)
     if pa.types.is_list(kind):
-        return _each(column, field.name, kind, as_ids, bad, fast=lambda t: t == kind)
+        return _each(values, name, kind, as_ids, bad)
     if pa.types.is_integer(kind):
-        return _each(column, field.name, kind, as_integer, bad, fast=pa.types.is_integer)
+        return _each(values, name, kind, as_integer, bad, pa.types.is_signed_integer)
     if pa.types.is_boolean(kind):
-        return _each(column, field.name, kind, as_truth, bad, fast=pa.types.is_boolean)
-    return _each(column, field.name, kind, as_bytes, bad, fast=lambda t: pa.types.is_binary(t) or pa.types.is_large_binary(t))
+        return _each(values, name, kind, as_truth, bad, pa.types.is_boolean)
+    return _each(values, name, kind, as_bytes, bad, lambda t: pa.types.is_binary(t) or pa.types.is_large_binary(t))
 
 
-def _texts(column: Column, name: str, bad: Faults) -> pa.Array:
-    """Text, trimmed, "" for null; numbers are written out, anything else is a fault."""
-    plain = isinstance(column, pa.Array) and (pa.types.is_string(column.type) or pa.types.is_large_string(column.type) or pa.types.is_integer(column.type))
-    if plain:
-        texts = column.cast(pa.string())
-    else:
-        values = column.to_pylist() if isinstance(column, pa.Array) else column
-        texts = _each(values, name, pa.string(), as_text, bad)
-    return pc.fill_null(pc.utf8_trim_whitespace(texts), "")
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)
 
 
-def _each(column: Column, name: str, kind: pa.DataType, convert: Callable[[Any], Any], bad: Faults, fast: Callable[[pa.DataType], bool] | None = None) -> pa.Array:
-    """One converter over a column, a cast where its type is right already; a fault where it raises."""
-    if isinstance(column, pa.Array):
-        if fast is not None and fast(column.type):
-            return column.cast(kind, safe=False)
-        column = column.to_pylist()
+def _each(
+    values: Column, name: str, kind: pa.DataType, convert: Callable[[Any], Any], bad: _Faults, fast: Callable[[pa.DataType], bool] | None = None
+) -> pa.Array:
+    """A cast where the type is right already, else one converter over all values; a fault where it raises."""
+    if isinstance(values, pa.Array):
+        if fast is not None and fast(values.type):
+            return values.cast(kind, safe=False)
+        values = values.to_pylist()
     out = []
-    for row, value in enumerate(column):
+    for row, value in enumerate(values):
         try:
             out.append(None if value is None else convert(value))
-        except (ValueError, TypeError, OverflowError) as error:
+        except ValueError as error:
             bad.add(row, f"{name}: {error}")
             out.append(None)
     return pa.array(out, kind)
 
 
-def _objects(column: Column, name: str, bad: Faults) -> pa.Array:
-    values = column.to_pylist() if isinstance(column, pa.Array) else column
-    return _each(values, name, pa.string(), lambda value: dumps(as_object(value)), bad)
-
-
-def as_text(value: Any) -> str:
-    if isinstance(value, str):
-        if "\x00" in value or any("\ud800" <= c <= "\udfff" for c in value if c > "\ud7ff"):
-            raise ValueError("text with characters that are not valid")
-        return value
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"text expected, got {_kind(value)}")
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-
-def as_integer(value: Any) -> int:
-    if isinstance(value, bool):
-        raise ValueError("number expected, got true or false")
-    if isinstance(value, str):
-        value = float(value) if value.strip() else 1
-    if not isinstance(value, (int, float)) or not math.isfinite(value) or int(value) != value:
-        raise ValueError(f"whole number expected, got {value!r:.40}")
-    return int(value)
-
-
-def as_truth(value: Any) -> bool:
-    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": False, "0.0": False, "1.0": True}
-    if str(value).strip().lower() not in known:
-        raise ValueError(f"true or false expected, got {value!r:.40}")
-    return known[str(value).strip().lower()]
-
-
-def as_time(value: Any) -> datetime | None:
-    """ISO 8601, or seconds (or milliseconds) since 1970. Without a zone it is UTC."""
-    if isinstance(value, str):
-        if not value.strip():
-            return None
-        text = value.strip()
-        try:
-            found = datetime.fromisoformat(text)
-        except ValueError:
-            if not re.fullmatch(r"\d{9,13}(\.\d+)?", text):
-                raise ValueError(f"a time like 2026-01-31T12:00:00Z expected, got {text!r:.40}") from None
-            return as_time(float(text))
-    elif isinstance(value, bool):
-        raise ValueError("time expected, got true or false")
-    elif isinstance(value, (int, float)):
-        found = datetime.fromtimestamp(value / 1000 if abs(value) > 1e11 else value, UTC)
-    elif isinstance(value, datetime):
-        found = value
-    elif isinstance(value, date):
-        found = datetime(value.year, value.month, value.day, tzinfo=UTC)
-    else:
-        raise ValueError(f"time expected, got {_kind(value)}")
-    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
-
-
-def as_ids(value: Any) -> list[str]:
-    """A list of ids; in text, a JSON list or ids parted by ``|``, ``;`` or ``,``. Repeats go, order stays."""
-    if isinstance(value, str):
-        text = value.strip()
-        value = json.loads(text) if text.startswith("[") else [part for part in re.split(r"[|;,]", text) if part.strip()]
-    if not isinstance(value, (list, tuple)):
-        raise ValueError(f"list of ids expected, got {_kind(value)}")
-    return list(dict.fromkeys(as_text(part).strip() for part in value if part is not None))
-
-
-def as_bytes(value: Any) -> bytes:
-    if not isinstance(value, (bytes, bytearray, memoryview)):
-        raise ValueError(f"bytes expected, got {_kind(value)}")
-    return bytes(value)
-
-
-def as_object(value: Any) -> dict[str, Any]:
-    if isinstance(value, str):
-        try:
-            value = json.loads(value) if value.strip() else {}
-        except json.JSONDecodeError as error:
-            raise ValueError(f"a JSON object expected: {error}") from None
-    if isinstance(value, list) and all(isinstance(part, tuple) and len(part) == 2 for part in value):
-        value = dict(value)  # an Arrow map
-    if not isinstance(value, dict):
-        raise ValueError(f"a JSON object expected, got {_kind(value)}")
-    return {str(key): kept for key, entry in value.items() if (kept := plain(entry)) is not None}
-
-
-def plain(value: Any) -> Any:
-    """A value as JSON has it; None for what is empty, binary, or no number."""
-    if isinstance(value, (bytes, bytearray)) or value is None or value == "" or (isinstance(value, float) and not math.isfinite(value)):
-        return None
-    if isinstance(value, dict):
-        return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(entry) for entry in value]
-    if isinstance(value, (datetime, date)):
-        return value.isoformat()
-    return value
-
-
-def _kind(value: Any) -> str:
-    return {bool: "true or false", dict: "an object", list: "a list", bytes: "bytes", str: "text", type(None): "null"}.get(type(value), type(value).__name__)
-
-
 def _hashable(column: pa.ChunkedArray) -> pa.Array:
     """A column as text, equal where and only where the values are."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    array = column.combine_chunks()
     if pa.types.is_list(array.type):
         return pc.binary_join(array, "\x1e")
     if pa.types.is_large_binary(array.type):
@@ -353,61 +273,58 @@ def _hashable(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _shown(columns: dict[str, Column], row: int) -> str:
-    """A refused row for a person to look at."""
-    shown = {}
-    for name, column in columns.items():
-        value = column[row]
-        shown[name] = value.as_py() if isinstance(value, pa.Scalar) else value
-    return dumps({name: value for name, value in shown.items() if value is not None and not isinstance(value, bytes)})[:SHORT]
+    """A refused row for a person to look at: no bytes, not more than SHORT characters."""
+    shown = {name: value.as_py() if isinstance(value := column[row], pa.Scalar) else value for name, column in columns.items()}
+    text = dumps({str(name): value for name, value in shown.items() if value is not None and not isinstance(value, (bytes, bytearray))})
+    return text[:SHORT].encode("utf-8", "replace").decode()
 
 
 # -- what only one kind needs -----------------------------------------------------------------------
 
 
-def _overflow(kind: str, typed: dict[str, Any], columns: dict[str, Column], bad: Faults) -> None:
-    """Fold the columns that the schema does not name into its JSON column; a name in both: the object's own wins."""
-    into = OVERFLOW[kind]
-    extra = [name for name in columns if name not in SCHEMAS[kind].names]
-    own = typed[into].to_pylist()
-    if extra:
-        lists = [(c.to_pylist() if isinstance(c, (pa.Array, pa.ChunkedArray)) else c) for c in (columns[name] for name in extra)]
-        rest = [{name: kept for name, value in zip(extra, values, strict=True) if (kept := plain(value)) is not None} for values in zip(*lists, strict=True)]
-        own = [dumps({**more, **(json.loads(text) if text else {})}) for more, text in zip(rest, own, strict=True)]
-    typed[into] = pa.array([text or "{}" for text in own], pa.string())
+def _fold(kind: str, typed: dict[str, Any], columns: dict[str, Column], bad: _Faults) -> None:
+    """Fold columns that the schema does not name into its JSON column; where both have a name the object's own wins."""
+    into, extra = OVERFLOW[kind], [name for name in columns if name not in SCHEMAS[kind].names]
+    texts = typed[into].to_pylist()
+    lists = [values.to_pylist() if isinstance(values, (pa.Array, pa.ChunkedArray)) else values for values in (columns[name] for name in extra)]
+    for row, values in enumerate(zip(*lists, strict=True)):
+        try:
+            more = {name: kept for name, value in zip(extra, values, strict=True) if (kept := as_json(value)) is not None}
+        except ValueError as error:
+            bad.add(row, str(error))
+            continue
+        if more:
+            texts[row] = dumps({**more, **json.loads(texts[row] or "{}")})
+    typed[into] = pa.array([text or "{}" for text in texts], pa.string())
 
 
-def _finish_items(typed: dict[str, Any], columns: dict[str, Column], bad: Faults, base: Path | None, root: Path | None) -> None:
-    _overflow("items", typed, columns, bad)
-    images = [_place(image, base, root) if image else None for image in typed["image"].to_pylist()]
-    typed["image"] = pa.array(images, pa.string())
+def _finish_items(typed: dict[str, Any], bad: _Faults, base: Path | None, root: Path | None) -> None:
+    places = {image: _place(image, base, root) for image in pc.unique(typed["image"]).to_pylist() if image}
+    typed["image"] = pa.array([places.get(image) for image in typed["image"].to_pylist()], pa.string())
     typed["image_bytes"] = pc.if_else(pc.equal(pc.binary_length(typed["image_bytes"]), 0), None, typed["image_bytes"])
 
 
 def _place(image: str, base: Path | None, root: Path | None) -> str:
+    """An image's path as it is kept: absolute, or relative to the workspace it lies in; a URL as it is."""
+    image = image.removeprefix("file://")
     if "://" in image:
         return image
-    path = Path(image)
-    if not path.is_absolute():
-        path = (base or root or Path.cwd()) / path
-    path = Path(*path.parts) if ".." not in path.parts else path.resolve()
-    if root is not None and path.is_relative_to(root):
-        return str(path.relative_to(root))
-    return str(path)
+    path = os.path.normpath(os.path.join(base or root or Path.cwd(), image))
+    return os.path.relpath(path, root) if root is not None and path.startswith(f"{root}{os.sep}") else path
 
 
-def _finish_boards(typed: dict[str, Any], columns: dict[str, Column], bad: Faults, base: Path | None, root: Path | None) -> None:
+def _finish_boards(typed: dict[str, Any], bad: _Faults, base: Path | None, root: Path | None) -> None:
     typed["private"] = pc.fill_null(typed["private"], False)
     bad.where(pc.equal(pc.list_value_length(typed["items"]), 0), "no items")
 
 
-def _finish_queries(typed: dict[str, Any], columns: dict[str, Column], bad: Faults, base: Path | None, root: Path | None) -> None:
+def _finish_queries(typed: dict[str, Any], bad: _Faults, base: Path | None, root: Path | None) -> None:
     typed["text"] = pc.replace_substring_regex(typed["text"], r"\s+", " ")
     typed["count"] = pc.fill_null(typed["count"], 1)
     bad.where(pc.less(typed["count"], 1), "count: at least 1 expected")
 
 
-def _finish_events(typed: dict[str, Any], columns: dict[str, Column], bad: Faults, base: Path | None, root: Path | None) -> None:
-    _overflow("events", typed, columns, bad)
+def _finish_events(typed: dict[str, Any], bad: _Faults, base: Path | None, root: Path | None) -> None:
     typed["action"] = pc.utf8_lower(typed["action"])
     parts = [typed["user"], typed["item"], typed["action"], pc.fill_null(typed["time"].cast(pa.int64()).cast(pa.string()), "")]
     joined = pc.binary_join_element_wise(*parts, "\x1f").to_pylist()

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pinhole.catalogue import filters, records
-from pinhole.catalogue.records import Batch, Counts, Rejection
+from pinhole.catalogue.records import Batch, Counts, Rejection, Rows
 from pinhole.errors import BadImage, Corrupt, UnknownItem, UsageError
 from pinhole.workspace import disk_errors
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 BATCH_ROWS = 25_000
 BATCH_BYTES = 64_000_000
+SEEN_MOST = 5_000_000  # keys of one source that are remembered to tell repeats
 # Columns that no reader is handed: what full text reads, and the hash that tells a changed row.
 WORDS, DIGEST = "words", "digest"
 TEXT_ATTRIBUTES = ("keywords", "tags")
@@ -42,7 +43,7 @@ class Catalogue:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self.root = self.path.absolute().parent  # image paths inside it are kept relative to it
+        self.root = Path(os.path.abspath(self.path)).parent  # image paths inside it are kept relative to it
         self._database: Any = None
         self._tables: dict[str, Table] = {}
         self._guard = threading.RLock()
@@ -85,7 +86,8 @@ class Catalogue:
                 text = str(error)
                 if "No space left" in text or "StorageFull" in text:
                     raise OSError(28, text) from None
-                raise Corrupt(f"table `{kind}` cannot be used: {_line(text)}", where=str(self.path), fix="restore it from a copy, or ingest into a new workspace") from None
+                fix = "restore it from a copy, or ingest into a new workspace"
+                raise Corrupt(f"table `{kind}` cannot be used: {_line(text)}", where=str(self.path), fix=fix) from None
 
     def _scan(self, kind: str, columns: Sequence[str], where: str | None = None) -> pa.Table:
         table = self._table(kind)
@@ -100,7 +102,13 @@ class Catalogue:
     # -- writing --------------------------------------------------------------------------------
 
     def upsert(
-        self, kind: str, table: pa.Table | pa.RecordBatchReader, *, source: str = "", base: Path | None = None, progress: Callable[[int, int], None] | None = None
+        self,
+        kind: str,
+        table: pa.Table | pa.RecordBatchReader,
+        *,
+        source: str = "",
+        base: Path | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Counts:
         """Add or replace rows by their key; rows that cannot be kept go to ``rejected`` with a reason.
 
@@ -108,29 +116,20 @@ class Catalogue:
         :class:`~pinhole.errors.IngestError` where a needed column is missing, and ``UnknownName``.
         """
         records.check_kind(kind)
-        counts, first = Counts(), 1
+        writer, first = Writer(self, kind, source, base), 1
         total = len(table) if isinstance(table, pa.Table) else 0
         for part in _parts(table):
-            counts += self.write(kind, Batch.of(part, first), source=source, base=base)
+            writer.write(Batch.of(part, first))
             first += len(part)
             if progress is not None:
                 progress(first - 1, total)
-        return counts
-
-    def write(self, kind: str, batch: Batch, *, source: str = "", base: Path | None = None) -> Counts:
-        """One batch, in at most two commits: the rows, then what was refused."""
-        good, places, refused = records.normalise(kind, batch, where=source, base=base, root=self.root)
-        good, places, refused = self._known_items(kind, good, places, refused)
-        good, refused = _last_of_each(kind, good, places, refused)
-        counts = self._merge(kind, good)
-        self.reject(kind, source, refused)
-        return counts + Counts(rejected=len(refused))
+        return writer.counts
 
     def reject(self, kind: str, source: str, refused: Sequence[Rejection]) -> None:
         """Note rows or items that could not be used, and why. Noting one again changes nothing."""
         if refused:
-            rows = records.rejections(kind, source, refused)
-            self._merge("rejected", _last_of_each("rejected", rows, [None] * len(rows), [])[0])
+            last = {records.rejection_key(kind, source, r): r for r in refused}
+            self.merge("rejected", records.rejections(kind, source, list(last.values())))
 
     def settle(self, kind: str, source: str, keys: set[str]) -> None:
         """After a whole source was read: forget refusals of it that are not among ``keys`` any more."""
@@ -150,16 +149,15 @@ class Catalogue:
                 gone = set(ids)
                 lists = [[id for id in items if id not in gone] for items in boards["items"].to_pylist()]
                 boards = boards.set_column(boards.schema.get_field_index("items"), "items", pa.array(lists, pa.list_(pa.string())))
-                self._merge("boards", boards.filter(pc.greater(pc.list_value_length(boards["items"]), 0)))
+                self.merge("boards", boards.filter(pc.greater(pc.list_value_length(boards["items"]), 0)))
                 self._drop("boards", "id", [id for id, items in zip(boards["id"].to_pylist(), lists, strict=True) if not items])
 
-    def compact(self) -> None:
+    def compact(self, kind: str) -> None:
         """Fewer, larger files; rows and fingerprints stay."""
-        for kind in records.SCHEMAS:
-            table = self._table(kind)
-            if table is not None:
-                with self._trouble(kind):
-                    table.optimize()
+        table = self._table(kind)
+        if table is not None:
+            with self._trouble(kind):
+                table.optimize()
 
     def refresh_text_index(self) -> None:
         """Make the full-text index, or bring it up to date. Rows written since are found without it, slower."""
@@ -181,40 +179,8 @@ class Catalogue:
             with self._trouble(kind):
                 table.delete(f"{column} IN ({', '.join(_quoted(id) for id in ids[start : start + 1000])})")
 
-    def _known_items(self, kind: str, good: pa.Table, places: list[int | None], refused: list[Rejection]) -> tuple[pa.Table, list[int | None], list[Rejection]]:
-        """Refuse references to items that are not there; a board keeps those that are."""
-        if kind == "items" or not len(good):
-            return good, places, refused
-        known = self._scan("items", ["id"])["id"]
-        fix = "ingest the items first, then this source again"
-        if kind == "boards":
-            flat = pc.list_flatten(good["items"])
-            if pc.all(pc.is_in(flat, value_set=known)).as_py():
-                return good, places, refused
-            there = set(known.to_pylist())
-            kept, more = [], []
-            for id, items, place in zip(good["id"].to_pylist(), good["items"].to_pylist(), places, strict=True):
-                kept.append([item for item in items if item in there])
-                if gone := [item for item in items if item not in there]:
-                    named = ", ".join(gone[:5]) + (", …" if len(gone) > 5 else "")
-                    left = f"the board keeps the other {len(kept[-1])}" if kept[-1] else "no item is left, so the board is not kept"
-                    more.append(Rejection(place, id, f"names {len(gone)} unknown items ({named}): {left}; {fix}", records.dumps({"id": id, "unknown": gone})[: records.SHORT]))
-            good = good.set_column(good.schema.get_field_index("items"), "items", pa.array(kept, pa.list_(pa.string())))
-            mask = pa.array([bool(items) for items in kept])
-            return good.filter(mask), [place for place, items in zip(places, kept, strict=True) if items], refused + more
-        mask = pc.is_in(good["item"], value_set=known)
-        if pc.all(mask).as_py():
-            return good, places, refused
-        keep = mask.to_pylist()
-        gone_rows = good.filter(pc.invert(mask)).to_pylist()
-        gone_places = [place for place, kept_row in zip(places, keep, strict=True) if not kept_row]
-        more = [
-            Rejection(place, row["item"], f"unknown item `{row['item']}`: {fix}", records.dumps(row)[: records.SHORT]) for row, place in zip(gone_rows, gone_places, strict=True)
-        ]
-        return good.filter(mask), [place for place, kept_row in zip(places, keep, strict=True) if kept_row], refused + more
-
-    def _merge(self, kind: str, rows: pa.Table) -> Counts:
-        """Write what is new or differs, in one commit; count the rest as unchanged."""
+    def merge(self, kind: str, rows: pa.Table) -> Counts:
+        """Write typed rows with distinct keys: what is new or differs, in one commit; count the rest as unchanged."""
         if not len(rows):
             return Counts()
         stamps = pa.array([self._stamp(image) for image in rows["image"].to_pylist()], pa.string()) if kind == "items" else None
@@ -222,7 +188,7 @@ class Catalogue:
         table = self._make(kind)
         keys = list(records.KEYS[kind])
         old = self._scan(kind, [*keys, DIGEST])
-        where = pc.index_in(_one(rows, keys), value_set=_one(old, keys))
+        where = pc.index_in(records.key_of(kind, rows), value_set=records.key_of(kind, old))
         new = pc.is_null(where)
         same = pc.fill_null(pc.equal(old[DIGEST].combine_chunks().take(where), digest), False) if len(old) else pa.array([False] * len(rows))
         added, unchanged = pc.sum(new).as_py(), pc.sum(same).as_py() or 0
@@ -256,7 +222,8 @@ class Catalogue:
         """
         names = list(columns) if columns is not None else [name for name in records.ITEMS.names if name != "image_bytes"]
         if unknown := [name for name in names if name not in records.ITEMS.names]:
-            raise UsageError(f"items have no column `{unknown[0]}`", fix=f"columns: {', '.join(records.ITEMS.names)}; the others are inside `attributes`")
+            known = ", ".join(records.ITEMS.names)
+            raise UsageError(f"items have no column `{unknown[0]}`", fix=f"columns: {known}; the others are inside `attributes`")
         condition = filters.rewrite(where, records.ITEMS.names) if where else None
         if ids is not None and len(ids) <= 1000:
             named = f"id IN ({', '.join(_quoted(id) for id in ids)})" if ids else "false"
@@ -268,6 +235,10 @@ class Catalogue:
         else:
             rows = rows.sort_by("id")
         return rows.select(names).cast(pa.schema([records.ITEMS.field(name) for name in names]))
+
+    def ids(self) -> pa.ChunkedArray:
+        """All items' ids, in no order."""
+        return self._scan("items", ["id"])["id"]
 
     def boards(self) -> pa.Table:
         return self._all("boards")
@@ -360,10 +331,45 @@ class Catalogue:
         return rows.cast(schema).sort_by([(name, "ascending") for name in records.KEYS[kind]])
 
     def _unknown(self, id: str) -> UnknownItem:
-        ids = self._scan("items", ["id"])["id"].to_pylist() if self.count("items") <= 200_000 else []
+        ids = self.ids().to_pylist() if self.count("items") <= 200_000 else []
         stem = id.rsplit("/", 1)[-1].lower()
         near = difflib.get_close_matches(id, ids, 3, 0.5) or [known for known in ids if stem and stem in known.lower()][:3]
         return UnknownItem(f"no item `{id[:200]}`", fix=f"nearest: {', '.join(near)}" if near else "")
+
+
+class Writer:
+    """Batches of one source into one table, with what has to be known across them: the keys seen so far."""
+
+    def __init__(self, catalogue: Catalogue, kind: str, source: str, base: Path | None) -> None:
+        self.catalogue, self.kind, self.source, self.base = catalogue, kind, source, base
+        self.counts = Counts()
+        self.noted: set[str] = set()  # keys of the refusals
+        self._seen: dict[str, tuple[int, bytes]] = {}
+
+    def write(self, batch: Batch) -> Counts:
+        """One batch, in at most two commits: the rows, then what was refused."""
+        rows = records.normalise(self.kind, batch, where=self.source, base=self.base, root=self.catalogue.root)
+        if self.kind != "items" and len(rows.table):
+            rows = records.refer(self.kind, rows, self.catalogue.ids())
+        rows = self._last_of_each(rows)
+        counts = self.catalogue.merge(self.kind, rows.table) + Counts(rejected=len(rows.refused))
+        self.catalogue.reject(self.kind, self.source, rows.refused)
+        self.noted.update(records.rejection_key(self.kind, self.source, r) for r in rows.refused)
+        self.counts += counts
+        return counts
+
+    def _last_of_each(self, rows: Rows) -> Rows:
+        """Where a key repeats in a source its last row counts; an earlier one that differs is refused, so that it is not lost unseen."""
+        keys = records.key_of(self.kind, rows.table).to_pylist()
+        texts = records.digests(self.kind, rows.table).to_pylist()
+        last, more = {}, []
+        for row, (key, text, place) in enumerate(zip(keys, texts, rows.places, strict=True)):
+            old, last[key] = self._seen.get(key), row
+            if old is not None and old[1] != text:
+                more.append(Rejection(old[0], key.split("\x1f")[0], f"row {place} has the same key and replaces this one"))
+            if len(self._seen) < SEEN_MOST or old is not None:
+                self._seen[key] = (place, text)
+        return rows.keep([last[key] == row for row, key in enumerate(keys)], more) if more or len(last) < len(keys) else rows
 
 
 def _stored(kind: str) -> pa.Schema:
@@ -381,24 +387,6 @@ def _parts(table: pa.Table | pa.RecordBatchReader) -> Iterator[pa.Table]:
         rows = max(1, min(BATCH_ROWS, int(len(part) * BATCH_BYTES / max(part.nbytes, 1)))) if len(part) else 1
         for start in range(0, max(len(part), 1), rows):
             yield part.slice(start, rows)
-
-
-def _last_of_each(kind: str, rows: pa.Table, places: list[int | None], refused: list[Rejection]) -> tuple[pa.Table, list[Rejection]]:
-    """Where a key repeats inside a batch the last row counts; an earlier one that differs is noted."""
-    keys = _one(rows, list(records.KEYS[kind])).to_pylist()
-    last = {key: row for row, key in enumerate(keys)}
-    if len(last) == len(keys):
-        return rows, refused
-    text = records.digests(kind, rows).to_pylist()
-    more = []
-    for row, key in enumerate(keys):
-        if last[key] != row and text[row] != text[last[key]]:
-            more.append(Rejection(places[row], str(rows.column(0)[row].as_py()), f"row {places[last[key]]} has the same key and replaces this one", ""))
-    return rows.take(pa.array(sorted(last.values()))), refused + more
-
-
-def _one(rows: pa.Table, keys: list[str]) -> pa.ChunkedArray:
-    return rows[keys[0]] if len(keys) == 1 else pc.binary_join_element_wise(*(rows[key] for key in keys), "\x1f")
 
 
 def _words(rows: pa.Table) -> pa.Array:

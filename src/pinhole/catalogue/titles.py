@@ -19,8 +19,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 SHARED_MOST = 12
-EMPTY = {"untitled", "unknown", "drawing", "image", "picture", "icon", "icons", "clipart", "clip art", "svg", "test", "new", "no title", "title", "logo"}
-EMPTY |= {"unnamed", "none", "new document", "document", "graphic", "vector", "symbol", "sign", "various", "misc", "stuff", "theme", "collection", "photo"}
+EMPTY = {"untitled", "unknown", "unnamed", "no title", "title", "new", "new document", "document", "test", "none", "various", "misc", "stuff"}
+EMPTY |= {"drawing", "image", "picture", "photo", "graphic", "icon", "icons", "clipart", "clip art", "svg", "vector"}
+CAMERA = {"img", "dsc", "dscn", "dscf", "pxl", "dji", "gopr", "mvimg", "screenshot", "scan", "image img", "whatsapp image", "p", "pic"}
+EMPTY |= {"symbol", "sign", "logo", "theme", "collection"}
 
 _EMAIL = re.compile(r"[\[(<]?\s*[\w.+-]+@[\w.-]+\.\w+\s*[\])>]?")
 
@@ -38,12 +40,21 @@ def _clean(title: str, id: str, maker: str) -> str:
     if stated:
         title = stated[1] if letters(stated[1]) == letters(stem) else ""
     title = re.sub(r"[\s_]+", " ", _EMAIL.sub("", title)).strip(" -.")
-    title = re.sub(r"([\s#-]*\d+)+$", "", title).strip(" -.")
+    title = "" if title.upper().startswith("HASH(0X") else re.sub(r"([\s#-]*\d+)+$", "", title).strip(" -.")
     if not re.search(r"[^\W\d_]{2}", title) or title.casefold() in EMPTY or title.casefold() == maker.casefold():
         return ""
     if maker and set(title.casefold().split()) <= set(maker.casefold().split()):
         return ""
     return title
+
+
+def of_file(stem: str) -> str:
+    """A file's name as a title, or "" where it is only a camera's or a download's number."""
+    title = re.sub(r"[\s_-]+", " ", stem).strip()
+    bare = re.sub(r"[\W\d]+", " ", title).strip().casefold()
+    if bare in EMPTY | CAMERA or not re.search(r"[^\W\d_]{2}", title) or re.fullmatch(r"(?i)[0-9a-f]{8,}( [0-9a-f]{4,})*", title):
+        return ""
+    return re.sub(r"( \d+)+$", "", title)
 
 
 def description(text: str, title: str) -> str:
@@ -54,13 +65,15 @@ def description(text: str, title: str) -> str:
 
 def person(name: str) -> str:
     """A creator's name without an address: "Jean-Victor Balin (balin_j@epita.fr)" is "Jean-Victor Balin"."""
+    if re.match(r"HASH\(0x", name):  # what a broken export left of some names
+        return ""
     bare = re.sub(r"\s+", " ", _EMAIL.sub("", name)).strip(" -,")
     return bare or name.split("@")[0].strip(" <([")
 
 
 def words(name: str) -> str:
-    """A folder's or file's name as words: "flat-theme" is "flat theme"."""
-    return re.sub(r"[\s_-]+", " ", name).strip()
+    """A folder's or file's name as words: "00_flat-theme" is "flat theme"."""
+    return re.sub(r"[\s_-]+", " ", re.sub(r"^\d+[_ -](?=\w)", "", name)).strip()
 
 
 def letters(text: str) -> str:
