@@ -27,13 +27,13 @@ FOLDER = Path("demo")
 SIZES: dict[Size, dict[str, dict[str, Any]]] = {
     "quick": {
         "align": {"steps": 150},
-        "graft": {"seeing_lessons": 600, "talking_lessons": 400},
+        "graft": {"seeing_steps": 60, "talking_steps": 40},
         "evaluate": {"n": 30, "conversations": 4},
     },
     "default": {},
     "full": {
         "align": {"steps": 1200},
-        "graft": {"seeing_lessons": 27_000, "talking_lessons": 14_000},
+        "graft": {"seeing_steps": 1300, "talking_steps": 800},
         "evaluate": {"splits": 5},
     },
 }
