@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 HELP = "/image PATH [words]   send a picture\n/new                  start again\n/quit                 leave (or Ctrl-D); Ctrl-C stops an answer"
 LINK = re.compile(r"\[#(\d+)((?:\\.|[^\]\\])*)\]\(item:([^)\s]*)\)")
-PARTIAL = re.compile(r"\[#?[^\]]*(\]\(?[^)]*)?$")  # the beginning of a link that has not come whole
+PARTIAL = re.compile(r"\[(#[^\]\n]*(\](\([^)\n]*)?)?)?$")  # the beginning of a link that has not come whole
 LARGEST_FILE = 5_000_000
 
 

@@ -9,6 +9,7 @@ const $ = (id) => document.getElementById(id);
 const MOST_PICTURES = 4;
 let about = { model: "pinhole", tokens_per_item: 1 };
 let messages = [];
+let known = new Map();
 let attached = [];
 let running = null;
 
@@ -39,13 +40,13 @@ async function send(text, pictures = []) {
   text = text.trim();
   if (running || (!text && !pictures.length)) return;
   const parts = [...(text ? [{ type: "text", text }] : []), ...pictures.map((url) => ({ type: "image_url", image_url: { url } }))];
-  $("log").append(userTurn(text, pictures));
+  $("log").append(userTurn(text, pictures, known));
   await answer({ role: "user", content: pictures.length ? parts : text });
 }
 
 async function answer(question) {
   const conversation = messages; // a new chat must not inherit this turn
-  const view = new AnswerView(refer, about.tokens_per_item);
+  const view = new AnswerView(refer, about.tokens_per_item, known);
   $("log").append(view.element);
   busy(new AbortController());
   follow(true);
@@ -77,7 +78,7 @@ async function answer(question) {
 function stopped(view) {
   const title = (item) => (item.title ?? "").replace(/[[\]\\\n]/g, " ").trim();
   const missing = [...view.items.values()].filter((item) => !view.said.includes(`[#${item.k} `) && !view.said.includes(`[#${item.k}]`));
-  const said = view.said.replace(/\[#?[^\]]*(\]\(?[^)]*)?$/, "");
+  const said = view.said.replace(/\[(#[^\]\n]*(\](\([^)\n]*)?)?)?$/, "");
   return [said || "(stopped)", missing.map((item) => `[#${item.k} ${title(item)}](item:${encodeURIComponent(item.id)})`).join(" ")].filter(Boolean).join("\n");
 }
 
@@ -185,6 +186,7 @@ function submit() {
 function restart() {
   running?.abort();
   messages = [];
+  known = new Map();
   $("log").replaceChildren();
   $("welcome").hidden = false;
   $("new").hidden = true;

@@ -5,16 +5,25 @@ import { getJson } from "./client.js";
 
 const LINK = /\[#(\d+)((?:\\.|[^\]\\])*)\]\(item:([^)\s]*)\)/g;
 
-export function userTurn(text, pictures) {
+// known: every item of the conversation by its number, so that "#2" in the user's words shows its picture.
+export function userTurn(text, pictures, known) {
   return h("article", { class: "turn user", "aria-label": "You" },
     pictures.length ? h("div", { class: "sent" }, pictures.map((url) => h("img", { src: url, alt: "your picture" }))) : null,
-    text ? h("p", { class: "bubble" }, text) : null);
+    text ? h("p", { class: "bubble" }, references(text, known)) : null);
 }
 
+const references = (text, known) => text.split(/(#\d+(?!\w))/).map((part) => {
+  const item = part[0] === "#" ? known.get(Number(part.slice(1))) : undefined;
+  return item ? pictured(item) : part;
+});
+
+const pictured = (item) => h("span", { class: "pictured", title: item.title ?? "" }, thumbnail(item.id, 64), `#${item.k}`);
+
 export class AnswerView {
-  // refer(item) is called when a picture is clicked.
-  constructor(refer, tokensPerItem) {
+  // refer(item) is called when a picture is clicked; items shown are added to known.
+  constructor(refer, tokensPerItem, known) {
     this.refer = refer;
+    this.known = known;
     this.tokensPerItem = tokensPerItem;
     this.items = new Map();
     this.said = "";
@@ -53,12 +62,12 @@ export class AnswerView {
   }
 
   #draw(streaming) {
-    this.text.replaceChildren(...paragraphs(this.said, streaming, this.items, this.refer));
+    this.text.replaceChildren(...paragraphs(this.said, streaming, this));
   }
 
   #call(event) {
     const words = Object.entries(event.arguments ?? {}).map(([name, value]) =>
-      h("span", { class: "argument" }, h("span", { class: "name" }, name), " ", typeof value === "string" ? value : JSON.stringify(value)));
+      h("span", { class: "argument" }, h("span", { class: "name" }, name), " ", references(typeof value === "string" ? value : JSON.stringify(value), this.known)));
     this.calls.append(h("div", { class: "call busy", "data-call": event.call, title: "a call the assistant made" }, h("span", { class: "tool" }, event.name), words, h("span", { class: "took" })));
   }
 
@@ -75,6 +84,7 @@ export class AnswerView {
     for (const item of event.items) {
       if (this.items.has(item.k)) continue;
       this.items.set(item.k, item);
+      this.known.set(item.k, item);
       this.grid.append(tile(item, this.refer));
     }
   }
@@ -108,12 +118,12 @@ function tile(item, refer) {
 }
 
 // Text with links to items as chips; while it streams, a link that is not complete yet is held back.
-function paragraphs(said, streaming, items, refer) {
-  let text = streaming ? said.replace(/\[#?[^\]]*(\]\(?[^)]*)?$/, "") : said;
+function paragraphs(said, streaming, { items, known, refer }) {
+  const text = streaming ? said.replace(/\[(#[^\]\n]*(\](\([^)\n]*)?)?)?$/, "") : said;
   const lines = text.split("\n").filter((line) => line.trim());
   // The last line of an answer lists what was shown and not mentioned: those stand in the grid already.
   while (lines.length && listsOnly(lines.at(-1), items)) lines.pop();
-  return lines.map((line) => h("p", {}, inline(line, items, refer)));
+  return lines.map((line) => h("p", {}, inline(line, known, refer)));
 }
 
 function listsOnly(line, items) {
@@ -121,26 +131,26 @@ function listsOnly(line, items) {
   return ks.length > 0 && ks.every((k) => items.has(k)) && !/[\p{L}\p{N}]/u.test(line.replace(LINK, ""));
 }
 
-function inline(line, items, refer) {
+function inline(line, known, refer) {
   const out = [];
   let at = 0;
   for (const match of line.matchAll(LINK)) {
     out.push(line.slice(at, match.index));
     at = match.index + match[0].length;
-    out.push(mention(match, items, refer));
+    out.push(mention(match, known, refer));
   }
   out.push(line.slice(at));
   return out.filter((part) => part !== "");
 }
 
-function mention([, k, title, id], items, refer) {
+function mention([, k, title, id], known, refer) {
   let plain = id;
   try {
     plain = decodeURIComponent(id);
   } catch {
     // not percent-encoded: take it as it stands
   }
-  const item = items.get(Number(k)) ?? { k: Number(k), id: plain, title: title.replace(/\\(.)/g, "$1").trim() };
+  const item = known.get(Number(k)) ?? { k: Number(k), id: plain, title: title.replace(/\\(.)/g, "$1").trim() };
   return h("button", { type: "button", class: "mention", title: `Refer to #${k}`, onclick: () => refer(item) }, thumbnail(item.id, 64), h("span", {}, h("b", {}, `#${k}`), item.title ? ` ${item.title}` : ""));
 }
 
