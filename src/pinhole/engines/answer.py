@@ -30,6 +30,7 @@ Embed = Callable[[Sequence[int], Sequence[Soft]], Tensor]
 @dataclass(frozen=True)
 class Settings:
     max_tokens: int
+    call_tokens: int
     temperature: float
     seed: int
     pin: bool = False  # read the prompt, keep it for good, and say nothing
@@ -38,7 +39,9 @@ class Settings:
 class Answer:
     """A job of the fair queue. ``prompt`` must leave room for one token at least."""
 
-    def __init__(self, prompt: Prompt, ids: np.ndarray, settings: Settings, grammar: Grammar, cancelled: Callable[[], bool] | None, began: float) -> None:
+    def __init__(
+        self, prompt: Prompt, ids: np.ndarray, settings: Settings, grammar: Grammar, cancelled: Callable[[], bool] | None, began: float
+    ) -> None:
         self.prompt, self.ids, self.settings, self.grammar, self._cancelled = prompt, ids, settings, grammar, cancelled
         self.events: queue.SimpleQueue[Event | BaseException] = queue.SimpleQueue()
         self.closed = threading.Event()
@@ -83,7 +86,7 @@ class Answer:
     def take(self, cache: KVCache) -> None:
         if self._entry is None:
             self._cache = cache
-            self._entry = cache.take(self.ids, len(self.ids) + self.settings.max_tokens)
+            self._entry = cache.take(self.ids, len(self.ids) + max(self.settings.max_tokens, self.settings.call_tokens))
             self._reused = self._entry.kv.length
 
     def piece(self, embed: Embed, most: int) -> Piece:
@@ -157,14 +160,14 @@ class Answer:
     def _continue_call(self, guide: CallGuide, token: int) -> None:
         self._pending = [token, *guide.forced()]
         self._said = guide.tokens
-        if not guide.complete and len(self._said) >= self.settings.max_tokens:
+        if not guide.complete and len(self._said) >= self.settings.call_tokens:
             guide.close()
         if guide.complete:
             call = parse_call(guide.text)
             if call is not None:
                 self.events.put(Call(*call, text=guide.text))
             self._finish("call" if call is not None else "length")
-        elif len(self._said) >= self.settings.max_tokens:
+        elif len(self._said) >= self.settings.call_tokens:
             self._finish("length")
 
     def _finish(self, reason: Reason) -> None:

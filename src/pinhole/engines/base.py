@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from pinhole.graft.prompt import Message, ToolSchema
+from pinhole.graft.prompt import Message, Part, Soft, ToolSchema
 
 Reason = Literal["stop", "length", "call", "cancelled"]
 
@@ -81,6 +81,9 @@ class Engine(Protocol):
     def space(self) -> str:
         """Identity of the embedding space whose vectors this engine's model reads."""
 
+    def card(self, k: int, soft: Soft | None, title: str) -> tuple[Part, ...]:
+        """An item in a prompt, in the form that this engine's model was trained on."""
+
     def chat(
         self,
         messages: Sequence[Message],
@@ -88,6 +91,7 @@ class Engine(Protocol):
         *,
         tool_choice: str = "auto",
         max_tokens: int = 160,
+        call_tokens: int = 96,
         temperature: float = 0.0,
         seed: int = 0,
         cancelled: Callable[[], bool] | None = None,
@@ -95,7 +99,8 @@ class Engine(Protocol):
         """Answer the last message, in text or with one call.
 
         A conversation that does not begin with a system message gets the graft's own, which lists
-        ``tools``. ``tool_choice`` is "auto", "none", "required" or a tool's name. Raises
+        ``tools``. ``tool_choice`` is "auto", "none", "required" or a tool's name. Text ends at ``max_tokens``; a call at
+        ``call_tokens`` is closed by its grammar, so that it is valid all the same. Raises
         :class:`~pinhole.errors.PromptTooLong`, :class:`~pinhole.errors.Busy`, and
         :class:`~pinhole.errors.UsageError` for tools that no grammar can be made of; all at once,
         not at the first event.

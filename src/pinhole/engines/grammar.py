@@ -108,7 +108,7 @@ class Vocabulary:
         """The grammar of an answer; compiled once for the same tools. Raises :class:`UsageError` naming the tool that has none."""
         key = json.dumps([tool_choice, [[tool["name"], tool.get("parameters")] for tool in tools]], sort_keys=False, default=str)
         if len(key) > SCHEMA_BYTES:
-            raise UsageError(f"the tools' schemas have {len(key):,} characters, more than {SCHEMA_BYTES:,}", where="tools", fix="offer fewer or smaller ones")
+            raise UsageError(f"the tools' schemas have {len(key):,} characters, more than {SCHEMA_BYTES:,}", where="tools", fix="offer fewer")
         with self._lock:
             if key not in self._grammars:
                 self._grammars[key] = Grammar(self, tools, tool_choice)
@@ -127,7 +127,8 @@ class Grammar:
         if len(set(names)) < len(names):
             raise UsageError(f"two tools are called `{max(names, key=names.count)}`", where="tools", fix="rename one")
         if tool_choice not in ("auto", "none", "required", *names) or tool_choice == "required" and not tools:
-            raise UsageError(f"tool_choice `{tool_choice}` names no tool that is offered", where="tool_choice", fix=f"offered: {', '.join(names) or 'none'}")
+            fix = f"offered: {', '.join(names) or 'none'}"
+            raise UsageError(f"`{tool_choice}` names no tool that is offered", where="tool_choice", fix=fix)
         if tool_choice in names:
             tools = [tool for tool in tools if tool["name"] == tool_choice]
         self._start = _compile(vocabulary.tokens, tools) if tools and tool_choice != "none" else None
@@ -215,8 +216,9 @@ def _compile(tokens: Any, tools: Sequence[ToolSchema]) -> Any:
     for tool in tools:
         alone = LLMatcher(tokens, LLMatcher.grammar_from_json_schema(_dumps([tool])), log_level=0)
         if alone.is_error():
-            raise UsageError(f"no grammar can be made of its parameters: {_first_line(alone)}", where=f"tool {tool['name']}", fix="use plainer JSON schema")
-    raise UsageError(f"no grammar can be made of the tools together: {_first_line(matcher)}", where="tools", fix="offer fewer or simpler ones")
+            what = f"no grammar can be made of its parameters: {_reason(alone)}"
+            raise UsageError(what, where=f"tool {tool['name']}", fix="use plainer JSON schema")
+    raise UsageError(f"no grammar can be made of the tools together: {_reason(matcher)}", where="tools", fix="offer fewer")
 
 
 def _dumps(tools: Sequence[ToolSchema]) -> str:
@@ -226,5 +228,5 @@ def _dumps(tools: Sequence[ToolSchema]) -> str:
         raise UsageError(f"not a JSON schema: {error}", where="tools") from None
 
 
-def _first_line(matcher: Any) -> str:
+def _reason(matcher: Any) -> str:
     return (matcher.get_error().strip().splitlines() or ["unknown reason"])[0][:200]

@@ -25,7 +25,7 @@ from pinhole.engines.queue import FairQueue
 from pinhole.engines.ragged import forward, prepare
 from pinhole.errors import PromptTooLong, UsageError
 from pinhole.graft.model import Graft
-from pinhole.graft.prompt import Message, Prompt, Soft, ToolSchema
+from pinhole.graft.prompt import Message, Part, Prompt, Soft, ToolSchema, card
 
 ALONE = 512  # tokens of a prompt read in one step when nobody else waits
 SHARED = 96  # … and by all together while somebody speaks
@@ -69,6 +69,9 @@ class LocalEngine:
         """Stop the worker; whoever still reads gets :class:`~pinhole.errors.Busy`."""
         self._queue.close()
 
+    def card(self, k: int, soft: Soft | None, title: str) -> tuple[Part, ...]:
+        return card(k, soft, title, self.graft.card, self.graft.card_words)
+
     # -- asking ---------------------------------------------------------------------------------
 
     def chat(
@@ -78,18 +81,19 @@ class LocalEngine:
         *,
         tool_choice: str = "auto",
         max_tokens: int = 160,
+        call_tokens: int = 96,
         temperature: float = 0.0,
         seed: int = 0,
         cancelled: Callable[[], bool] | None = None,
     ) -> Events:
         """See :class:`~pinhole.engines.base.Engine`."""
         began = time.perf_counter()
-        if max_tokens < 1:
-            raise UsageError(f"max_tokens is {max_tokens}", fix="ask for one token at least")
+        if min(max_tokens, call_tokens) < 1:
+            raise UsageError(f"max_tokens is {min(max_tokens, call_tokens)}", fix="ask for one token at least")
         grammar = self._vocabulary.grammar(tools, tool_choice)
         prompt = self.prompt(messages, tools)
         room = self.context - len(prompt.tokens)
-        settings = Settings(min(max_tokens, room), temperature, seed)
+        settings = Settings(min(max_tokens, room), min(call_tokens, room), temperature, seed)
         answer = Answer(prompt, sequence(prompt), settings, grammar, cancelled, began)
         self._queue.submit(answer)
         return Events(answer)
@@ -100,13 +104,15 @@ class LocalEngine:
             raise UsageError("nothing to answer", where="messages", fix="say something")
         characters = sum(len(message.text) for message in messages)
         if characters > self.context * CHARACTERS:
-            raise PromptTooLong(f"the prompt has about {characters // 4:,} tokens, the model reads {self.context:,}", where=self.name, fix="send less")
+            raise PromptTooLong(
+                f"the prompt has about {characters // 4:,} tokens, the model reads {self.context:,}", where=self.name, fix="send less"
+            )
         if messages[0].role != "system":
             messages = [self.graft.system(tools), *messages]
         with self._rendering:
             prompt = self.graft.prompter.render(messages)
-        if len(prompt.tokens) >= self.context:
-            raise PromptTooLong(f"the prompt has {len(prompt.tokens):,} tokens, the model reads {self.context:,}", where=self.name, fix="send less")
+        if (tokens := len(prompt.tokens)) >= self.context:
+            raise PromptTooLong(f"the prompt has {tokens:,} tokens, the model reads {self.context:,}", where=self.name, fix="send less")
         return prompt
 
     def warm(self, tools: Sequence[ToolSchema] = ()) -> None:
@@ -114,7 +120,7 @@ class LocalEngine:
         grammar = self._vocabulary.grammar(tools)
         with self._rendering:
             prompt = self.graft.prompter.render([self.graft.system(tools)], generate=False)
-        answer = Answer(prompt, sequence(prompt), Settings(0, 0.0, 0, pin=True), grammar, None, time.perf_counter())
+        answer = Answer(prompt, sequence(prompt), Settings(0, 0, 0.0, 0, pin=True), grammar, None, time.perf_counter())
         self._queue.submit(answer)
         for _ in Events(answer):
             pass

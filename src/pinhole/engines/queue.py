@@ -7,6 +7,7 @@ function does the work.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -112,7 +113,5 @@ class FairQueue(Generic[J]):
 
 
 def _end(job: Job, error: BaseException | None) -> None:
-    try:
+    with contextlib.suppress(Exception):  # the thread serves everybody: it must outlive any one job
         job.end(error)
-    except Exception:  # the thread serves everybody: it must outlive any one job
-        pass

@@ -88,7 +88,8 @@ def prepare(lm: Any) -> None:
     capped = any(getattr(config, name, None) for name in ("attn_logit_softcapping", "sinks"))
     if other or capped or not getattr(lm, "_supports_attention_backend", False) or config.model_type == "gpt_oss":
         what = ", ".join(sorted(other)) or "its attention"
-        raise UsageError(f"the local engine does not run {config.model_type} ({what})", where="[graft] base", fix="serve it with vLLM, or choose another base")
+        fix = "serve it with vLLM, or choose another base"
+        raise UsageError(f"the local engine does not run {config.model_type} ({what})", where="[graft] base", fix=fix)
     AttentionInterface.register(ATTENTION, _attention)
     AttentionMaskInterface.register(ATTENTION, sdpa_mask)
     lm.set_attn_implementation(ATTENTION)
