@@ -41,7 +41,7 @@ bench: $(STAMP)  ## run the benchmarks; ARGS="NAME" runs one
 $(STAMP): pyproject.toml $(LOCK)
 	@if [ -z "$(PYTHON)" ]; then echo "Pinhole needs Python 3.11 or newer, and found none: install one, or name it with make PYTHON=/path/to/python" >&2; exit 1; fi
 	@if ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then echo "Pinhole needs Python 3.11 or newer; $(PYTHON) is `$(PYTHON) --version`" >&2; exit 1; fi
-	@if [ ! -x $(BIN)/python ] || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	@if ! $(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
 	  echo "making $(VENV) with `$(PYTHON) --version`" >&2; \
 	  $(PYTHON) -m venv --clear $(VENV) >&2 || { echo "could not make $(VENV): on Debian and Ubuntu, install python3-venv" >&2; exit 1; }; fi
 	@echo "installing Pinhole into $(VENV) (a few minutes the first time)" >&2
