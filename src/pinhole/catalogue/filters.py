@@ -114,6 +114,8 @@ class _Writer:
     def is_(self, node: exp.Expression) -> str:
         right = type(node.expression).__name__
         negate = "NOT " if node.args.get("negate") else ""
+        if right == "Null" and type(node.this).__name__ == "Column" and node.this.name == "image_bytes":
+            return f'("image_bytes" IS {negate}NULL)'
         if right == "Null":
             path = self.path(node.this)
             return f"({f'json_extract(attributes, {path})' if path else self.scalar(node.this)} IS {negate}NULL)"

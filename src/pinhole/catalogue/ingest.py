@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from pinhole.catalogue import records, titles
 from pinhole.catalogue.records import Batch, Counts, Rejection
-from pinhole.catalogue.store import BATCH_ROWS, Catalogue, Writer
+from pinhole.catalogue.store import BATCH_BYTES, BATCH_ROWS, Catalogue, Writer
 from pinhole.catalogue.values import dumps
 from pinhole.errors import IngestError, MissingDependency, UsageError
 
@@ -145,7 +145,7 @@ def _lines(path: Path, rows: int) -> Iterator[Batch]:
     """JSONL: an object a line; a line that is none is refused, the others stay."""
     with open(path, "rb") as file:
         numbered = ((number, line) for number, line in enumerate(file, 1) if line.strip())
-        while chunk := list(itertools.islice(numbered, rows)):
+        while chunk := _chunk(numbered, rows):
             objects, places, broken = [], [], []
             for number, line in chunk:
                 try:
@@ -157,6 +157,17 @@ def _lines(path: Path, rows: int) -> Iterator[Batch]:
                 except (ValueError, RecursionError) as error:
                     broken.append(Rejection(number, "", f"not a JSON object: {error}", line[: records.SHORT].decode("utf-8", "replace")))
             yield Batch(_columns(objects), places, broken)
+
+
+def _chunk(numbered: Iterator[tuple[int, bytes]], rows: int) -> list[tuple[int, bytes]]:
+    """The next lines, fewer than ``rows`` where they are large."""
+    out, size = [], 0
+    for number, line in itertools.islice(numbered, rows):
+        out.append((number, line))
+        size += len(line)
+        if size > BATCH_BYTES:
+            break
+    return out
 
 
 def _array(path: Path, rows: int) -> Iterator[Batch]:
@@ -230,7 +241,9 @@ def _parquet(path: Path, rows: int) -> Iterator[Batch]:
 
     first = 1
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=rows):
+        size = sum(file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups))
+        for batch in file.iter_batches(batch_size=_fitting(rows, size, file.metadata.num_rows)):
+            batch.validate(full=True)  # text that is no UTF-8 would fail later, with less to say
             yield Batch.of(_flat(pa.Table.from_batches([batch])), first)
             first += len(batch)
 
@@ -243,6 +256,11 @@ _READERS: dict[str, Callable[[Path, int], Iterator[Batch]]] = {
     ".tsv": _csv,
     ".parquet": _parquet,
 }
+
+
+def _fitting(rows: int, size: int, counted: int) -> int:
+    """Rows of a batch, fewer where ``counted`` rows of ``size`` bytes say that they are large."""
+    return max(1, min(rows, BATCH_BYTES * counted // max(size, 1))) if counted else rows
 
 
 def _flat(table: pa.Table) -> pa.Table:
@@ -323,7 +341,9 @@ def _dataset(source: str, rows: int) -> Source:
 
     def batches() -> Iterator[Batch]:
         first = 1
-        for table in data.with_format("arrow").iter(batch_size=min(rows, 2000)):
+        arrow = data.with_format("arrow")
+        probe = arrow[:20] if len(data) else pa.table({})
+        for table in arrow.iter(batch_size=_fitting(rows, probe.nbytes, len(probe))):
             table = _flat(table)
             if "id" not in table.column_names:
                 table = table.append_column("id", pa.array([f"{split}/{first + i}" for i in range(len(table))]))

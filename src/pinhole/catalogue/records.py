@@ -94,7 +94,7 @@ class Batch:
 
     @staticmethod
     def of(table: pa.Table, first: int = 1) -> Batch:
-        return Batch({name: table.column(name) for name in table.column_names}, range(first, first + len(table)))
+        return Batch({name: _micro(table.column(name)) for name in table.column_names}, range(first, first + len(table)))
 
 
 @dataclass
@@ -139,9 +139,7 @@ def normalise(kind: str, batch: Batch, *, where: str = "", base: Path | None = N
         if pa.types.is_string(schema.field(name).type):
             bad.where(pc.equal(typed[name], ""), f"no {name}")
     table, names_row = pa.table(typed, schema=schema), "item" if kind in ("queries", "events") else "id"
-    refused = [
-        Rejection(batch.rows[i], table[names_row][i].as_py() or "", reason, _shown(columns, i)) for i, reason in sorted(bad.reasons.items())
-    ]
+    refused = [Rejection(batch.rows[i], table[names_row][i].as_py() or "", reason, _shown(columns, i)) for i, reason in sorted(bad.reasons.items())]
     whole = Rows(table, list(batch.rows), batch.broken)
     return whole.keep([i not in bad.reasons for i in range(size)], refused) if refused else whole
 
@@ -236,6 +234,12 @@ def _typed(column: pa.Field, values: Column | None, size: int, bad: _Faults) -> 
     if pa.types.is_boolean(kind):
         return _each(values, name, kind, as_truth, bad, pa.types.is_boolean)
     return _each(values, name, kind, as_bytes, bad, lambda t: pa.types.is_binary(t) or pa.types.is_large_binary(t))
+
+
+def _micro(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Times in nanoseconds, which Python has no type for, as microseconds."""
+    kind = column.type
+    return column.cast(pa.timestamp("us", tz=kind.tz), safe=False) if pa.types.is_timestamp(kind) and kind.unit == "ns" else column
 
 
 def _is_text(kind: pa.DataType) -> bool:

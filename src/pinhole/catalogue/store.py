@@ -216,8 +216,8 @@ class Catalogue:
     def items(self, columns: Sequence[str] | None = None, where: str | None = None, ids: Sequence[str] | None = None) -> pa.Table:
         """Items in the order of their ids, or in the order of ``ids`` (unknown ones left out).
 
-        ``columns`` default to all but ``image_bytes``; ``attributes`` comes as JSON text
-        (:func:`pinhole.catalogue.records.attributes` parses a column of it). ``where`` is a filter as in
+        ``columns`` default to all but ``image_bytes``; ``image`` is an absolute path, or a URL; ``attributes``
+        comes as JSON text (:func:`pinhole.catalogue.records.attributes` parses a column of it). ``where`` is a filter as in
         :meth:`filter_ids`.
         """
         names = list(columns) if columns is not None else [name for name in records.ITEMS.names if name != "image_bytes"]
@@ -234,7 +234,14 @@ class Catalogue:
             rows = rows.take(place)
         else:
             rows = rows.sort_by("id")
-        return rows.select(names).cast(pa.schema([records.ITEMS.field(name) for name in names]))
+        rows = rows.select(names).cast(pa.schema([records.ITEMS.field(name) for name in names]))
+        if "image" in names:
+            rows = rows.set_column(names.index("image"), "image", pa.array(map(self._found, rows["image"].to_pylist()), pa.string()))
+        return rows
+
+    def _found(self, image: str | None) -> str | None:
+        """A kept path as one that can be opened from anywhere; a URL as it is."""
+        return image if not image or "://" in image else os.path.join(self.root, image)
 
     def ids(self) -> pa.ChunkedArray:
         """All items' ids, in no order."""

@@ -11,6 +11,7 @@ import json
 import math
 import re
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import Any
 
 DEEPEST = 32  # levels of nesting inside attributes
@@ -134,6 +135,10 @@ def as_json(value: Any, depth: int = 0) -> Any:
         return value if not isinstance(value, int) or abs(value) < 2**63 else float(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if isinstance(value, Decimal):
+        return as_json(float(value))
+    if isinstance(value, list) and value and isinstance(value[0], tuple):
+        value = dict(value)  # an Arrow map
     if isinstance(value, dict):
         return {_valid(str(key)): as_json(entry, depth + 1) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
