@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pyarrow as pa
 from PIL import Image, ImageDraw
-from pinhole.assistant.loop import Finished, Shown, ShownItem, Started, Text
 
+from pinhole.assistant.conversation import also, link
+from pinhole.assistant.loop import Finished, Shown, ShownItem, Started, Text
+from pinhole.assistant.tools import Thing
 from pinhole.catalogue.store import Catalogue
 from pinhole.engines.base import Usage
 
@@ -61,19 +62,15 @@ def toy_catalogue(root: Path) -> Catalogue:
     return catalogue
 
 
-def link(item: ShownItem) -> str:
-    return f"[#{item.k} {item.title}](item:{quote(item.id, safe='')})"
-
-
 def fruit(conversation: Any, cancelled: Callable[[], bool]) -> Iterator[Any]:
     """Shows three fruit, names the first two, as the real loop writes it."""
-    items = [ShownItem(k, f"fruit/{name}", f"a {colour} {name}", 1 / k) for k, (name, colour) in enumerate(FRUIT[:3], 1)]
+    things = {k: Thing(f"fruit/{name}", f"a {colour} {name}", None) for k, (name, colour) in enumerate(FRUIT[:3], 1)}
     yield Started("search", {"text": "fruit"})
-    yield Shown(items)
-    said = f"Here: {link(items[0])} and {link(items[1])}."
-    for word in said.split(" "):
-        yield Text(word + " ")
-    yield Finished(said + " \n" + link(items[2]), Usage(100, 80, 12, 0.02, 0.1), [])
+    yield Shown([ShownItem(k, str(thing.id), thing.title, 1 / k) for k, thing in things.items()])
+    words = ["Here: ", link(1, things[1]), " and ", link(2, things[2]), ".", also([link(3, things[3])], mentioned=True)]
+    for word in words:
+        yield Text(word)
+    yield Finished("".join(words), Usage(100, 80, 12, 0.02, 0.1), [])
 
 
 class Scripted:
@@ -87,10 +84,10 @@ class Scripted:
         self.inside = 0
         self.stopped = threading.Event()
 
-    def turn(self, conversation: Any, cancelled: Callable[[], bool] = lambda: False, **_: Any) -> Iterator[Any]:
+    def turn(self, conversation: Any, cancelled: Callable[[], bool] | None = None, **_: Any) -> Iterator[Any]:
         self.inside += 1
         try:
-            yield from self.script(conversation, cancelled)
+            yield from self.script(conversation, cancelled or (lambda: False))
         finally:
             self.inside -= 1
             self.stopped.set()

@@ -14,10 +14,10 @@ from urllib.parse import urlsplit
 
 import openai
 import pytest
-from pinhole.assistant.loop import Finished, Problem, Started, Text
 
+from pinhole.assistant.loop import Finished, Problem, Started, Text
 from pinhole.config import Config
-from pinhole.engines.base import Usage
+from pinhole.engines.base import Call, Usage
 from pinhole.errors import PromptTooLong, UnknownItem
 from pinhole.server.app import create_app, running
 from toy_server import Scripted, endless, fruit, until
@@ -95,11 +95,8 @@ def test_async_client(address: str) -> None:
 
 
 def test_client_tool_calls(catalogue: Any) -> None:
-    class Call:
-        name, arguments = "buy", {"item": "#1"}
-
     def script(*_: Any) -> Iterator[Any]:
-        yield Finished("", Usage(1, 0, 1, 0.1, 0.1), [Call()])
+        yield Finished("", Usage(1, 0, 1, 0.1, 0.1), [Call("buy", {"item": "#1"}, "")], "calls")
 
     with serving(catalogue, Scripted(script)) as address:
         choice = client(address).chat.completions.create(model="pinhole", messages=ASK).choices[0]
@@ -136,6 +133,8 @@ def test_client_tool_calls(catalogue: Any) -> None:
         ({"messages": ASK, "seed": "x"}, "`seed`"),
         ({"messages": ASK, "model": 5}, "`model`"),
         ({"messages": ASK, "tools": [{}]}, r"tools\[0\]"),
+        ({"messages": ASK, "tool_choice": "buy"}, "`tool_choice`"),
+        ({"messages": ASK, "tool_choice": {"type": "function", "function": {"name": "buy"}}}, "`tool_choice`"),
         ({"messages": ASK, "stream_options": []}, "`stream_options`"),
     ],
 )
@@ -316,6 +315,7 @@ def test_shutdown_lets_an_answer_finish(catalogue: Any) -> None:
     def script(*_: Any) -> Iterator[Any]:
         yield Text("one ")
         time.sleep(0.7)
+        yield Text("two")
         yield Finished("one two", Usage(1, 0, 2, 0.1, 0.1), [])
 
     words: list[str] = []

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pinhole.assistant.loop import Finished, Problem, Shown, ShownItem, Started, Text
 
+from pinhole.assistant.loop import Finished, Problem, Shown, ShownItem, Started, Text
 from pinhole.engines.base import Usage
 from pinhole.errors import PromptTooLong
 from pinhole.server.app import create_app, running
@@ -88,7 +88,7 @@ def test_two_turns(visit: Callable[..., Any]) -> None:
     assert page.locator("#text").input_value() == "more like #2" and page.locator("#hints").is_visible()
     page.keyboard.press("Enter")
     settled(page, 2)
-    assert "fruit/apple" in str(seen[1].items)  # rebuilt from the page's own messages, the unmentioned one too
+    assert "(item:fruit%2Fapple)" in seen[1].said[1].text  # rebuilt from the page's own messages, the unmentioned one too
     page.locator("#new").click()
     assert page.locator("#welcome").is_visible() and page.locator(".turn").count() == 0
 
@@ -139,7 +139,7 @@ def test_stop_keeps_what_was_shown(visit: Callable[..., Any]) -> None:
     assert assistant.stopped.wait(3) and page.locator(".note").inner_text() == "Stopped."
     say(page, "more like #1")
     settled(page, 2)
-    assert "fruit/lime" in str(seen[1].items)
+    assert "(item:fruit%2Flime)" in seen[1].said[1].text
 
 
 def test_errors_in_words(visit: Callable[..., Any]) -> None:

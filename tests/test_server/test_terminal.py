@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from pinhole.assistant.loop import Finished, Shown, ShownItem, Text
 from rich.console import Console
 
+from pinhole.assistant.loop import Finished, Shown, ShownItem, Text
 from pinhole.catalogue.store import Catalogue
 from pinhole.engines.base import Usage
 from pinhole.errors import PromptTooLong
 from pinhole.server.terminal import chat, clean
-from toy_server import Scripted, fruit, link, paint
+from toy_server import Scripted, fruit, paint
 
 
 def talk(assistant: Scripted, catalogue: Any, *lines: str, terminal: bool = False) -> str:
@@ -56,7 +56,7 @@ def test_the_next_turn_knows_the_last(catalogue: Any) -> None:
         yield from fruit(conversation, cancelled)
 
     talk(Scripted(script), catalogue, "fruit", "more like #3")
-    assert seen[1].items[3] == "fruit/apple" or "fruit/apple" in str(seen[1].items[3])
+    assert "[#3 a red apple](item:fruit%2Fapple)" in seen[1].said[1].text
 
 
 def test_failures_are_one_line(catalogue: Any) -> None:
@@ -80,7 +80,7 @@ def test_control_characters_do_not_pass(catalogue: Any) -> None:
     def script(*_: Any) -> Iterator[Any]:
         yield Shown([item])
         yield Text("look \x1b[2J")
-        yield Finished("look \x1b[2J " + link(item), Usage(), [])
+        yield Finished("look \x1b[2J ", Usage(), [])
 
     out = talk(Scripted(script), catalogue, "x")
     assert "\x1b" not in out and "\x07" not in out and "\u202e" not in out and "[bold]x[/]" in out

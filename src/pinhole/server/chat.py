@@ -22,7 +22,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from pinhole.assistant.loop import Conversation, Finished, Problem, Shown, Started, Text
+from pinhole.assistant.conversation import Conversation
+from pinhole.assistant.loop import Finished, Problem, Shown, Started, Text
 from pinhole.errors import PinholeError, UsageError
 from pinhole.server.bridge import Stream
 from pinhole.server.edge import error_object, unexpected
@@ -59,6 +60,7 @@ class ChatRequest:
     stream: bool = False
     include_usage: bool = False
     tools: tuple[dict[str, Any], ...] = ()
+    tool_choice: str = "auto"
     max_tokens: int | None = None
     temperature: float | None = None
     seed: int | None = None
@@ -87,11 +89,13 @@ def parse_request(body: dict[str, Any], model: str) -> ChatRequest:
     if temperature is not None and not (math.isfinite(temperature) and 0 <= temperature <= 2):
         raise Invalid("temperature", "is not between 0 and 2")
     options = _typed(body, "stream_options", dict, "an object") or {}
+    tools = _tools(body)
     return ChatRequest(
         messages=_messages(body.get("messages")),
         stream=bool(_typed(body, "stream", bool, "true or false")),
         include_usage=bool(_typed(options, "include_usage", bool, "true or false")),
-        tools=_tools(body),
+        tools=tools,
+        tool_choice=_tool_choice(body.get("tool_choice"), [tool["name"] for tool in tools]),
         max_tokens=limit,
         temperature=None if temperature is None else float(temperature),
         seed=_typed(body, "seed", int, "a whole number"),
@@ -152,6 +156,17 @@ def _tools(body: dict[str, Any]) -> tuple[dict[str, Any], ...]:
     return tuple(schemas)
 
 
+def _tool_choice(value: Any, names: list[str]) -> str:
+    """ "auto", "none", "required", or the name of one of the client's tools."""
+    if value is None or value in ("auto", "none", "required"):
+        return value or "auto"
+    function = value.get("function") if isinstance(value, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    if name not in names:
+        raise Invalid("tool_choice", "is neither auto, none, required nor one of the request's tools")
+    return str(name)
+
+
 # -- the answer -------------------------------------------------------------------------------------
 
 
@@ -162,18 +177,19 @@ def item_path(item_id: str) -> str:
 
 @dataclass
 class Account:
-    """What happened in one turn, as ``message.pinhole`` tells it."""
+    """What happened in one turn, as ``message.pinhole`` tells it. A call's ``seconds`` are those until its items or its
+    failure; a call that was answered to the model in words has none."""
 
     calls: list[dict[str, Any]] = field(default_factory=list)
     items: list[dict[str, Any]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     usage: dict[str, Any] = field(default_factory=dict)
-    _since: float = field(default_factory=time.perf_counter)
+    _open: float | None = None  # since when the last call is at work
 
     def add(self, event: Any) -> dict[str, Any] | None:
         """Record an event; returns what a stream tells of it, or None where it tells nothing."""
         if isinstance(event, Started):
-            self._since = time.perf_counter()
+            self._open = time.perf_counter()
             self.calls.append({"name": event.name, "arguments": plain(event.arguments), "seconds": None, "items": 0})
             return {"type": "call", "call": len(self.calls) - 1, "name": event.name, "arguments": self.calls[-1]["arguments"]}
         if isinstance(event, Shown):
@@ -183,15 +199,17 @@ class Account:
         if isinstance(event, Problem):
             self.problems.append(event.message)
             return {"type": "problem", "message": event.message, **self._close(0)}
+        self._open = None
         if isinstance(event, Finished):
             self.usage = usage_details(event.usage)
             return {"type": "finished", "usage": self.usage}
         return None
 
     def _close(self, items: int) -> dict[str, Any]:
-        if not self.calls or self.calls[-1]["seconds"] is not None:
+        if self._open is None:
             return {"call": None, "seconds": None}
-        self.calls[-1].update(seconds=round(time.perf_counter() - self._since, 4), items=items)
+        self.calls[-1].update(seconds=round(time.perf_counter() - self._open, 4), items=items)
+        self._open = None
         return {"call": len(self.calls) - 1, "seconds": self.calls[-1]["seconds"]}
 
     @staticmethod
@@ -275,20 +293,16 @@ class Answer:
 
     async def _chunks(self, head: Any, events: AsyncIterator[Any]) -> AsyncIterator[bytes]:
         yield self._chunk({"role": "assistant", "content": ""})
-        said = ""
         try:
             async for event in _chain(head, events):
                 told = self.account.add(event)
                 if isinstance(event, Text):
-                    said += event.delta
                     yield self._chunk({"content": event.delta})
                 if not isinstance(event, Finished):
                     if told is not None:
                         yield self._chunk({"pinhole": told})
                     continue
-                text, calls, reason = _outcome(event)
-                if text.startswith(said) and text != said:  # the list of items that were not mentioned
-                    yield self._chunk({"content": text[len(said) :]})
+                _, calls, reason = _outcome(event)
                 if calls:
                     yield self._chunk({"tool_calls": [{"index": i, **call} for i, call in enumerate(calls)]})
                 yield self._chunk({"pinhole": told})
@@ -308,15 +322,18 @@ class Answer:
         return _sse(self._frame("chat.completion.chunk", [{"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}]))
 
 
+REASONS = {"stop": "stop", "calls": "tool_calls", "length": "length", "time": "length", "cancelled": "stop"}
+
+
 def _outcome(finished: Any) -> tuple[str, list[dict[str, Any]], str]:
     """Text, the client's own tool calls in OpenAI's form, and the reason of the end."""
     if finished is None:
         raise RuntimeError("a turn ended without Finished")
     calls = [
         {"id": f"call_{uuid.uuid4().hex[:20]}", "type": "function", "function": {"name": call.name, "arguments": json.dumps(plain(call.arguments))}}
-        for call in finished.calls or ()
+        for call in finished.calls
     ]
-    return finished.text, calls, "tool_calls" if calls else "stop"
+    return finished.text, calls, REASONS.get(finished.reason, "stop")
 
 
 def _sse(value: dict[str, Any]) -> bytes:
@@ -365,6 +382,16 @@ def run_turn(assistant: Any, request: ChatRequest) -> Callable[[Callable[[], boo
     """The blocking half: rebuild the conversation, take one turn. Runs in the turn's own thread."""
 
     def make(cancelled: Callable[[], bool]) -> Iterator[Any]:
-        return iter(assistant.turn(Conversation.from_openai(request.messages), cancelled=cancelled))
+        return iter(
+            assistant.turn(
+                Conversation.from_openai(request.messages),
+                cancelled,
+                tools=request.tools,
+                tool_choice=request.tool_choice,
+                max_tokens=request.max_tokens,
+                temperature=request.temperature,
+                seed=request.seed,
+            )
+        )
 
     return make

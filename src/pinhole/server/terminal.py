@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from pinhole.assistant.loop import Conversation, Finished, Problem, Shown, Started, Text
+from pinhole.assistant.conversation import LINK, Conversation
+from pinhole.assistant.loop import Finished, Problem, Shown, Started, Text
 from pinhole.errors import BadImage, PinholeError
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from rich.text import Text as Styled
 
 HELP = "/image PATH [words]   send a picture\n/new                  start again\n/quit                 leave (or Ctrl-D); Ctrl-C stops an answer"
-LINK = re.compile(r"\[#(\d+)((?:\\.|[^\]\\])*)\]\(item:([^)\s]*)\)")
 PARTIAL = re.compile(r"\[(#[^\]\n]*(\](\([^)\n]*)?)?)?$")  # the beginning of a link that has not come whole
 LARGEST_FILE = 5_000_000
 

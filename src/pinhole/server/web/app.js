@@ -2,7 +2,7 @@
 
 import { chat, getJson } from "./client.js";
 import { isPicture, listen, shrink } from "./attach.js";
-import { h, plural, thumbnail } from "./dom.js";
+import { h, plural, quoted, thumbnail } from "./dom.js";
 import { AnswerView, userTurn } from "./view.js";
 
 const $ = (id) => document.getElementById(id);
@@ -60,7 +60,8 @@ async function answer(question) {
     view.end();
   } catch (error) {
     if (error.name === "AbortError") {
-      conversation.push(question, { role: "assistant", content: stopped(view) });
+      const said = stopped(view);
+      if (said) conversation.push(question, { role: "assistant", content: said });
       view.end("Stopped.");
     } else {
       view.fail(error.message, () => {
@@ -76,10 +77,10 @@ async function answer(question) {
 
 // A stopped answer still has to carry the pictures that were shown, so that the next turn can refer to them.
 function stopped(view) {
-  const title = (item) => (item.title ?? "").replace(/[[\]\\\n]/g, " ").trim();
-  const missing = [...view.items.values()].filter((item) => !view.said.includes(`[#${item.k} `) && !view.said.includes(`[#${item.k}]`));
   const said = view.said.replace(/\[(#[^\]\n]*(\](\([^)\n]*)?)?)?$/, "");
-  return [said || "(stopped)", missing.map((item) => `[#${item.k} ${title(item)}](item:${encodeURIComponent(item.id)})`).join(" ")].filter(Boolean).join("\n");
+  const missing = [...view.items.values()].filter((item) => !said.includes(`](item:${quoted(item.id)})`));
+  const links = missing.map((item) => `[#${item.k}](item:${quoted(item.id)})`).join(" · ");
+  return links ? `${said}\n\nShown: ${links}` : said;
 }
 
 function busy(controller) {

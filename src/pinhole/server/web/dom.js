@@ -12,7 +12,9 @@ export function h(tag, props = {}, ...children) {
   return element;
 }
 
-export const itemPath = (id) => `items/${encodeURIComponent(id)}`;
+// Percent-encoded as in links of answers: the characters that end a link too.
+export const quoted = (id) => encodeURIComponent(id).replace(/[!'()*]/g, (c) => `%${c.charCodeAt(0).toString(16).toUpperCase()}`);
+export const itemPath = (id) => `items/${quoted(id)}`;
 
 export function thumbnail(id, size, alt = "") {
   const image = h("img", { alt, loading: "lazy", decoding: "async", draggable: false, src: `${itemPath(id)}/image?size=${size}` });

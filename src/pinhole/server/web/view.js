@@ -128,7 +128,7 @@ function paragraphs(said, streaming, { items, known, refer }) {
 
 function listsOnly(line, items) {
   const ks = [...line.matchAll(LINK)].map((match) => Number(match[1]));
-  return ks.length > 0 && ks.every((k) => items.has(k)) && !/[\p{L}\p{N}]/u.test(line.replace(LINK, ""));
+  return ks.length > 0 && ks.every((k) => items.has(k)) && !/[\p{L}\p{N}]/u.test(line.replace(/^(Also shown|Shown):/, "").replace(LINK, ""));
 }
 
 function inline(line, known, refer) {
