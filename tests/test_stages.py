@@ -97,6 +97,20 @@ def test_older_artefacts_and_leftovers_are_removed(shop: Path) -> None:
     assert texts == {"3", "4"}
 
 
+def test_what_another_artefact_in_use_was_made_from_stays(shop: Path) -> None:
+    """``report`` is not rebuilt while ``shards`` changes three times: what it stands on is still there."""
+    run(shop)
+    first = Workspace.open(shop).need("shards")
+    for text in ("two", "three", "four"):
+        (shop / "tables" / "items").write_text(text)
+        run(shop, "shards")
+    assert first.path.is_dir() and len([path for path in first.path.parent.iterdir() if path.is_dir()]) == 3
+    run(shop)
+    (shop / "tables" / "items").write_text("five")
+    run(shop, "shards")
+    assert not first.path.exists()
+
+
 def test_the_manifest_says_what_went_in_and_what_it_cost(shop: Path) -> None:
     run(shop)
     manifest = Workspace.open(shop).need("sum").manifest

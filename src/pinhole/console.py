@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -30,7 +31,10 @@ class Console:
     def result(self, value: Mapping[str, Any], for_people: Sequence[str] = ()) -> None:
         """The end of a command: ``value`` for programs when they asked, else the lines."""
         if self.as_json:
-            print(json.dumps(plain(value), ensure_ascii=False), flush=True)
+            try:
+                print(json.dumps(plain(value), ensure_ascii=False), flush=True)
+            except BrokenPipeError:  # whoever read our output has left: nothing to say, and nothing more to flush at exit
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         else:
             for line in for_people:
                 self.say(line)

@@ -16,7 +16,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -98,21 +98,13 @@ def build(
     interrupted stage had done stays in its ``.part`` folder, and the next run goes on from there.
     """
     stages = STAGES if stages is None else stages
-    fingerprint = fingerprint or _fingerprint
     wanted = closure(names, stages)
-    outcomes: list[Outcome] = []
-    current: dict[str, Artefact] = {}
-    prints: dict[str, str] = {}
+    loop = _Loop(workspace, stages, track, log)
     with workspace.lock("pinhole build " + " ".join(names) if names else "pinhole build"):
-        for stage in wanted:
-            for table in stage.tables:
-                if table not in prints:
-                    prints[table] = fingerprint(workspace, table)
-            recipe = _recipe(workspace, stage, current, prints)
-            outcome = _bring_up_to_date(workspace, stage, recipe, current, track, log)
-            current[stage.name] = Artefact(stage.name, outcome.key, workspace.folder(stage.name) / outcome.key)
-            outcomes.append(outcome)
-    return outcomes
+        prints = {
+            table: (fingerprint or _fingerprint)(workspace, table) for table in dict.fromkeys(table for stage in wanted for table in stage.tables)
+        }
+        return [loop.bring_up_to_date(stage, _recipe(workspace, stage, loop.current, prints)) for stage in wanted]
 
 
 def closure(names: Sequence[str], stages: Mapping[str, Stage]) -> list[Stage]:
@@ -129,35 +121,47 @@ def closure(names: Sequence[str], stages: Mapping[str, Stage]) -> list[Stage]:
     return [stage for name, stage in stages.items() if name in wanted]
 
 
-def _bring_up_to_date(
-    workspace: Workspace, stage: Stage, recipe: Recipe, inputs: Mapping[str, Artefact], track: Track, log: Callable[[str], None]
-) -> Outcome:
-    key = digest(stage.name, recipe)
-    latest = workspace.latest(stage.name)
-    if latest is not None and latest.key == key:
-        return Outcome(stage.name, key, "fresh")
-    if workspace.find(stage.name, key) is not None:
-        workspace.use(stage.name, key)
-        log(f"{stage.name}: an earlier artefact fits again")
-        return Outcome(stage.name, key, "reused", "an earlier artefact fits again")
+@dataclass
+class _Loop:
+    workspace: Workspace
+    stages: Mapping[str, Stage]
+    track: Track
+    log: Callable[[str], None]
+    current: dict[str, Artefact] = field(default_factory=dict)  # what the stages so far ended with
 
-    part = workspace.folder(stage.name) / f"{key}.part"
-    interrupted = part.is_dir() and any(part.iterdir())
-    reason = "resuming an interrupted run" if interrupted else why(latest.manifest["recipe"] if latest else None, recipe)
-    log(f"{stage.name}: {reason}")
-    _sweep(part)
-    with disk_errors(workspace.root):
-        out = workspace.start(stage.name, key)
-    given = {name: inputs[name] for name in stage.needs}
-    with Meter() as meter, track(stage.name) as progress, disk_errors(workspace.root), _foreign_disk_errors(workspace.root):
-        figures = stage.run(Build(workspace, given, out, latest, progress, log))
-    _sweep(part)
-    peak = round(meter.peak_bytes / 1e9, 3)
-    cost = {"seconds": round(meter.seconds, 2), "peak_memory_gb": peak}
-    workspace.finish(stage.name, key, {"recipe": recipe, "reason": reason, "figures": figures, **cost})
-    _prune(workspace, stage.name, key)
-    log(f"{stage.name}: done in {meter.seconds:.1f} s, peak memory {peak:.1f} GB")
-    return Outcome(stage.name, key, "built", reason, cost["seconds"], peak)
+    def bring_up_to_date(self, stage: Stage, recipe: Recipe) -> Outcome:
+        """Nothing, one pointer, or a whole run."""
+        key = digest(stage.name, recipe)
+        latest, made = self.workspace.latest(stage.name), self.workspace.find(stage.name, key)
+        if made is None:
+            outcome, made = self._run(stage, recipe, key, latest)
+        elif latest == made:
+            outcome = Outcome(stage.name, key, "fresh")
+        else:
+            self.workspace.use(stage.name, key)
+            outcome = Outcome(stage.name, key, "reused", "an earlier artefact fits again")
+            self.log(f"{stage.name}: {outcome.reason}")
+        self.current[stage.name] = made
+        return outcome
+
+    def _run(self, stage: Stage, recipe: Recipe, key: str, latest: Artefact | None) -> tuple[Outcome, Artefact]:
+        root, part = self.workspace.root, self.workspace.folder(stage.name) / f"{key}.part"
+        interrupted = part.is_dir() and any(part.iterdir())
+        reason = "resuming an interrupted run" if interrupted else why(latest.manifest["recipe"] if latest else None, recipe)
+        self.log(f"{stage.name}: {reason}")
+        _sweep(part)
+        with disk_errors(root), _foreign_disk_errors(root):
+            given = {name: self.current[name] for name in stage.needs}
+            out = self.workspace.start(stage.name, key)
+            with Meter() as meter, self.track(stage.name) as progress:
+                figures = stage.run(Build(self.workspace, given, out, latest, progress, self.log))
+            _sweep(part)
+            seconds, peak = round(meter.seconds, 2), round(meter.peak_bytes / 1e9, 3)
+            manifest = {"recipe": recipe, "reason": reason, "figures": figures, "seconds": seconds, "peak_memory_gb": peak}
+            made = self.workspace.finish(stage.name, key, manifest)
+        _prune(self.workspace, stage.name, key, self.stages)
+        self.log(f"{stage.name}: done in {seconds:.1f} s, peak memory {peak:.1f} GB")
+        return Outcome(stage.name, key, "built", reason, seconds, peak), made
 
 
 # -- recipes ------------------------------------------------------------------------------------
@@ -213,12 +217,13 @@ def _sweep(part: Path) -> None:
                 path.unlink()
 
 
-def _prune(workspace: Workspace, stage: str, key: str) -> None:
-    """Keep the artefact in use and the one before; remove older ones and the leftovers of runs that nobody will resume."""
+def _prune(workspace: Workspace, stage: str, key: str, stages: Mapping[str, Stage]) -> None:
+    """Keep the artefact in use, the one before, and what other artefacts in use were made from; remove the rest and old leftovers."""
     folder = workspace.folder(stage)
     finished = [path for path in folder.iterdir() if path.name != key and not path.suffix and (path / "manifest.json").exists()]
     finished.sort(key=lambda path: (path / "manifest.json").stat().st_mtime_ns, reverse=True)
-    keep = {key, *(path.name for path in finished[: KEEP - 1])}
+    in_use = [latest.manifest["recipe"]["inputs"].get(stage) for name in stages if (latest := workspace.latest(name)) is not None]
+    keep = {key, *in_use, *(path.name for path in finished[: KEEP - 1])}
     for path in folder.iterdir():
         if path.is_dir() and path.name not in keep:
             # Out of the way by one rename first: a half-removed folder must never be taken for an artefact or be resumed.
