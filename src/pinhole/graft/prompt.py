@@ -102,7 +102,9 @@ def system(tools: Sequence[ToolSchema] = ()) -> Message:
 
 def tools_text(tools: Sequence[ToolSchema]) -> str:
     """One line a tool: ``search(text, like=#, category): find pictures``."""
-    return "\n".join(f"{tool['name']}({_signature(tool)}): {tool.get('description', '').splitlines()[0] if tool.get('description') else ''}" for tool in tools)
+    return "\n".join(
+        f"{tool['name']}({_signature(tool)}): {tool.get('description', '').splitlines()[0] if tool.get('description') else ''}" for tool in tools
+    )
 
 
 def _signature(tool: ToolSchema) -> str:

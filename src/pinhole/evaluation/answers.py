@@ -1,0 +1,67 @@
+"""How a model answers a question that has few possible answers: the most likely one of them.
+
+All choices of many questions are scored in packed rows, so that what they share is read once. This
+is what decoding under a grammar of the choices would say; it is the same for the model, for the
+blind model and for any other. Knows nothing of scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from pinhole.graft.model import Graft
+from pinhole.graft.packing import Row, batches
+from pinhole.graft.prompt import Message, Soft
+from pinhole.graft.seeing import Lesson
+from pinhole.graft.tuning import answer_logits
+
+ROW_TOKENS = 512
+ROWS = 4
+
+
+def blinded(lesson: Lesson, mean: np.ndarray) -> Lesson:
+    """The same question with every picture replaced by the mean one."""
+    same = Soft("mean", mean)
+    messages = tuple(Message(m.role, tuple(same if isinstance(part, Soft) else part for part in m.parts)) for m in lesson.messages)
+    return replace(lesson, messages=messages)
+
+
+@torch.inference_mode()
+def choose(graft: Graft, lessons: Sequence[Lesson], progress: Callable[[int, int], None] | None = None) -> list[str]:
+    """For each lesson the choice whose tokens (with the end of turn) have the largest log-probability."""
+    rows: list[Row] = []
+    places: list[tuple[int, str, Row, list[int]]] = []
+    for number, lesson in enumerate(lessons):
+        prompts = [graft.prompter.render((*lesson.messages[:-1], Message.of("assistant", choice)), generate=False) for choice in lesson.choices]
+        probe = Row()
+        for prompt in prompts:
+            probe.add(prompt)
+        if not rows or len(rows[-1].tokens) + len(probe.tokens) > ROW_TOKENS:
+            rows.append(Row())
+        places += [(number, choice, rows[-1], rows[-1].add(prompt)) for choice, prompt in zip(lesson.choices, prompts, strict=True)]
+    scores = _scores(graft, rows, progress)
+    best: dict[int, tuple[float, str]] = {}
+    for number, choice, row, answer in places:
+        score = float(scores[id(row)][answer].sum())
+        if number not in best or score > best[number][0]:
+            best[number] = (score, choice)
+    return [best[number][1] for number in range(len(lessons))]
+
+
+def _scores(graft: Graft, rows: Sequence[Row], progress: Callable[[int, int], None] | None) -> dict[int, np.ndarray]:
+    """Log-probability of every answer token of every row."""
+    found: dict[int, np.ndarray] = {}
+    for batch in batches(rows, ROWS):
+        logits, wanted = answer_logits(graft, batch)
+        chosen = torch.log_softmax(logits, -1).gather(1, wanted[:, None])[:, 0].cpu().numpy()
+        start = 0
+        for row in batch:
+            found[id(row)] = chosen[start : start + len(row.learn_token)]
+            start += len(row.learn_token)
+        if progress:
+            progress(len(found), len(rows))
+    return found

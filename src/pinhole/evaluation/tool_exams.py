@@ -1,0 +1,230 @@
+"""Does the model call the right tool with the right arguments? Turns on held-out items, words and frames.
+
+A call counts as right only when its name and *all* its arguments are right; a turn that needs no tool
+is right when none is called. ``unseen`` are tools that appear in no lesson: all the model has is
+their schema. ``lessons_file`` asks anybody's questions (JSONL: ``messages``, ``tools``, ``expect``).
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pinhole.config import GraftConfig
+from pinhole.engines.base import Call, Done, Engine, TextDelta
+from pinhole.errors import UsageError
+from pinhole.evaluation.intervals import share
+from pinhole.graft import toolbank
+from pinhole.graft.prompt import Message, Part, ToolSchema, system
+from pinhole.graft.seeing import Lesson
+from pinhole.graft.talking import Talking, ToolSet
+from pinhole.graft.world import World
+
+AT_ONCE = 8  # conversations asked at the same time
+_KINDS = ("open", "open", "open", "like", "like_text", "like_unlike", "text_unlike", "related", "item", "chat")
+_REFERENCE = re.compile(r"#\d+")
+_ARTICLE = re.compile(r"^(a|an|the|some) ")
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the engine answered: a call, or text."""
+
+    call: Call | None
+    text: str
+
+    @property
+    def said(self) -> str:
+        return self.call.text if self.call else self.text
+
+
+# -- questions ------------------------------------------------------------------------------------
+
+
+def core_turns(world: World, own: Sequence[ToolSchema], config: GraftConfig, n: int, seed: int) -> list[Lesson]:
+    """Turns for the shop's own tools: openings and follow-ups in equal shares of kinds."""
+    rng = random.Random(f"exam:tools:{seed}")
+    talking = Talking(world, rng, own, config, held=True)
+    tools = ToolSet(own, (), rng, rename=False, shuffle=False)
+    return [_core(talking, tools, _KINDS[i % len(_KINDS)]) for i in range(n)] if talking.named else []
+
+
+def _core(talking: Talking, tools: ToolSet, kind: str) -> Lesson:
+    if kind == "open":
+        said, call, _ = talking.opening(tools)
+        return talking.lesson(kind, tools, (), said, call)
+    history, members = talking.history(tools)
+    if kind == "chat":
+        return talking.lesson(kind, tools, history if talking.rng.random() < 0.5 else (), talking.say.chat()[0])
+    made = talking.follow_up(kind, tools, len(members))
+    assert made, "the shop's own tools serve every kind of follow-up"
+    return talking.lesson(kind, tools, history, *made)
+
+
+def unseen_turns(world: World, own: Sequence[ToolSchema], config: GraftConfig, n: int, seed: int) -> list[Lesson]:
+    """Turns for invented tools that no lesson has, offered beside the shop's own and another unseen one."""
+    rng = random.Random(f"exam:unseen:{seed}")
+    talking = Talking(world, rng, own, config, held=True)
+    found: list[Lesson] = []
+    while len(found) < n and talking.named:
+        wanted = toolbank.EXAM[len(found) % len(toolbank.EXAM)]
+        other = rng.choice([tool for tool in toolbank.EXAM if tool is not wanted])
+        tools = ToolSet(own, (wanted, other), rng, rename=False, shuffle=True)
+        tools.invented = [pair for pair in tools.invented if pair[0] is wanted]
+        needs_pictures = "#" in wanted.args.values()
+        history, members = talking.history(tools) if needs_pictures else ([], [])
+        made = talking.invented(tools, len(members))
+        if made:
+            found.append(talking.lesson("unseen", tools, history, made[0], made[1]))
+    return found
+
+
+# -- asking and marking ---------------------------------------------------------------------------
+
+
+def ask(engine: Engine, lessons: Sequence[Lesson], progress: Progress | None = None) -> list[Reply]:
+    """Greedy answers of the engine, several conversations at once, in the order of the lessons."""
+
+    def one(lesson: Lesson) -> Reply:
+        call, text = None, ""
+        for event in engine.chat(lesson.messages[:-1], lesson.tools, max_tokens=48):
+            if isinstance(event, Call):
+                call = event
+            elif isinstance(event, TextDelta):
+                text += event.text
+            elif isinstance(event, Done):
+                break
+        return Reply(call, text)
+
+    replies = []
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for reply in pool.map(one, lessons):
+            replies.append(reply)
+            if progress:
+                progress(len(replies), len(lessons))
+    return replies
+
+
+def _plain(value: Any) -> Any:
+    return _ARTICLE.sub("", " ".join(value.lower().split())) if isinstance(value, str) else value
+
+
+def same_arguments(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Equal but for capitals, spaces and a leading article; an empty argument is none."""
+    return {k: _plain(v) for k, v in given.items() if v != ""} == {k: _plain(v) for k, v in wanted.items()}
+
+
+def references(arguments: Mapping[str, Any]) -> dict[str, str]:
+    return {name: value for name, value in arguments.items() if isinstance(value, str) and _REFERENCE.fullmatch(value)}
+
+
+def right_name(reply: Reply, expect: Mapping[str, Any]) -> bool:
+    return (reply.call.name if reply.call else None) == expect.get("name")
+
+
+def right_call(reply: Reply, expect: Mapping[str, Any]) -> bool:
+    if reply.call is None or "name" not in expect:
+        return right_name(reply, expect)
+    return right_name(reply, expect) and same_arguments(reply.call.arguments, expect["arguments"])
+
+
+def is_valid(reply: Reply, tools: Sequence[ToolSchema]) -> bool:
+    """Text, or a call to a tool on offer with its required arguments, none unknown, and values of its enumerations."""
+    if reply.call is None:
+        return not reply.text.lstrip().startswith("{")
+    tool = next((tool for tool in tools if tool["name"] == reply.call.name), None)
+    if tool is None:
+        return False
+    properties = tool["parameters"]["properties"]
+    given = reply.call.arguments
+    if not set(tool["parameters"].get("required", [])) <= set(given) <= set(properties):
+        return False
+    return all(value in properties[name].get("enum", [value]) for name, value in given.items())
+
+
+def tool_exams(
+    engine: Engine, world: World, own: Sequence[ToolSchema], config: GraftConfig, n: int, seed: int, progress: Progress | None = None
+) -> tuple[dict[str, float], list[tuple[Lesson, str]]]:
+    """Figures, and every turn with what the model said."""
+    core, unseen = core_turns(world, own, config, n, seed), unseen_turns(world, own, config, n, seed)
+    replies = ask(engine, [*core, *unseen], progress)
+    first, second = replies[: len(core)], replies[len(core) :]
+    pairs = list(zip(first, core, strict=True))
+    calls = [(reply, turn) for reply, turn in pairs if "name" in turn.expect]
+    referring = [(reply, references(turn.expect["arguments"])) for reply, turn in calls if references(turn.expect["arguments"])]
+    figures = share("tools.valid", [is_valid(reply, turn.tools) for reply, turn in zip(replies, [*core, *unseen], strict=True)])
+    figures |= share("tools.name", [right_name(reply, turn.expect) for reply, turn in pairs])
+    figures |= share("tools.arguments", [right_call(reply, turn.expect) for reply, turn in calls])
+    figures |= share("tools.references", [reply.call is not None and references(reply.call.arguments) == wanted for reply, wanted in referring])
+    figures |= share("tools.unseen", [right_call(reply, turn.expect) for reply, turn in zip(second, unseen, strict=True)])
+    for kind in dict.fromkeys(_KINDS):
+        figures |= share(f"tools.by_kind.{kind}", [right_call(reply, turn.expect) for reply, turn in pairs if turn.kind == kind])
+    return figures, [(turn, reply.said) for turn, reply in zip([*core, *unseen], replies, strict=True)]
+
+
+# -- anybody's questions --------------------------------------------------------------------------
+
+
+def read_lessons(path: Path, engine: Engine, show: Callable[[int, str], tuple[Part, ...]]) -> list[Lesson]:
+    """A JSONL file as lessons. ``show(k, id)`` makes an item's card. Raises :class:`UsageError` naming the line."""
+    found = []
+    for number, line in enumerate(_lines(path), 1):
+        if line.strip():
+            try:
+                found.append(_read(json.loads(line), show))
+            except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+                raise UsageError(
+                    f"not a lesson: {type(error).__name__} {error}",
+                    where=f"{path}:{number}",
+                    fix='a line is {"messages": [...], "tools": [...], "expect": {...}}',
+                ) from None
+    return found
+
+
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        yield from path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read lessons: {error}", where=str(path), fix="name a JSONL file") from None
+
+
+def _read(row: Mapping[str, Any], show: Callable[[int, str], tuple[Part, ...]]) -> Lesson:
+    tools = tuple(tool.get("function", tool) for tool in row.get("tools", []))
+    expect = dict(row["expect"])
+    if not ("name" in expect or "answer" in expect):
+        raise KeyError("expect needs `name` and `arguments`, or `answer`")
+    k = 0
+    messages = [] if row["messages"][0]["role"] == "system" else [system(tools)]
+    for message in row["messages"]:
+        parts: list[Part] = []
+        content = message["content"]
+        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+            if part["type"] == "item":
+                k += 1
+                parts += [*show(k, part["id"]), "\n"]
+            else:
+                parts.append(part["text"])
+        messages.append(Message(message["role"], tuple(parts)))
+    return Lesson("file", (*messages, Message.of("assistant", "")), tools, (), expect)
+
+
+def lessons_file(path: Path, engine: Engine, show: Callable[[int, str], tuple[Part, ...]], progress: Progress | None = None) -> dict[str, float]:
+    """Figures of a file: ``lessons.name``, ``lessons.right`` (a call with all its arguments, or the very answer)."""
+    lessons = read_lessons(path, engine, show)
+    replies = ask(engine, lessons, progress)
+    right = [
+        right_call(reply, lesson.expect)
+        if "name" in lesson.expect
+        else reply.call is None and _plain(reply.text).rstrip(".") == _plain(lesson.expect["answer"]).rstrip(".")
+        for reply, lesson in zip(replies, lessons, strict=True)
+    ]
+    figures = share("lessons.right", right)
+    return figures | share("lessons.name", [right_name(reply, lesson.expect) for reply, lesson in zip(replies, lessons, strict=True)])

@@ -1,0 +1,166 @@
+"""Lessons about pictures alone: what is this, is it that, which one is it, what do they share.
+
+Titles and attributes of the pictures asked about are hidden: what there is to know must come from
+the soft tokens. A scene (a few pictures) carries several questions, which a packed row reads once.
+Exams draw from the held-out pool with held-out phrasings through the same functions.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pinhole.graft.phrasings import Phrases
+from pinhole.graft.prompt import Message, Part, ToolSchema, card, lines, system
+from pinhole.graft.world import World
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A conversation whose last message is the right answer. ``choices`` are the answers allowed, where they are few."""
+
+    kind: str
+    messages: tuple[Message, ...]
+    tools: tuple[ToolSchema, ...] = ()
+    choices: tuple[str, ...] = ()
+    expect: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def answer(self) -> str:
+        return self.messages[-1].text
+
+
+def picture_cards(world: World, members: Sequence[int]) -> tuple[Part, ...]:
+    """Cards without titles."""
+    return tuple(lines([card(k, world.soft(i), "") for k, i in enumerate(members, 1)]))
+
+
+class Seeing:
+    """Draws lessons (or, with ``held``, exam questions) about pictures."""
+
+    def __init__(self, world: World, rng: random.Random, *, held: bool = False, tools: Sequence[ToolSchema] = ()) -> None:
+        self.world, self.rng, self.held = world, rng, held
+        self.say = Phrases(rng, held=held)
+        self.system = system(tools)
+        self.tools = tuple(tools)
+        self.pool = world.pool(held)
+        self.kinds = set(world.categories)
+        self.classed = [i for i in self.pool if world.pictures[i].category in self.kinds]
+        self.named = [i for i in self.pool if world.pictures[i].names]
+        self.themes = world.themed(held, 5)
+
+    def lesson(self, kind: str, members: Sequence[int], question: str, answer: str, choices: Sequence[str] = ()) -> Lesson:
+        shown = (*picture_cards(self.world, members), f"\n{question}")
+        expect = {"answer": answer, "items": [self.world.pictures[i].id for i in members]}
+        return Lesson(kind, (self.system, Message("user", shown), Message.of("assistant", answer)), self.tools, tuple(choices), expect)
+
+    # -- single questions -----------------------------------------------------------------------
+
+    def category(self, members: Sequence[int], at: int) -> Lesson:
+        kind = self.world.pictures[members[at]].category
+        return self.lesson("category", members, self.say.seeing("category", a=f"#{at + 1}"), kind, self.world.categories)
+
+    def describe(self, members: Sequence[int], at: int) -> Lesson:
+        names = self.world.pictures[members[at]].names
+        return self.lesson("describe", members, self.say.seeing("describe", a=f"#{at + 1}"), ", ".join(names[:3]))
+
+    def match(self, members: Sequence[int], at: int) -> Lesson | None:
+        picture = self.world.pictures[members[at]]
+        if self.rng.random() < 0.5:
+            name, answer = self.name_of(members[at]), "yes"
+        else:
+            other = self.world.other(self.rng, members[at], self.held)
+            name, answer = self.name_of(other), "no"
+            if not name or picture.answers_to(name):
+                return None
+        return self.lesson("match", members, self.say.seeing("match", a=f"#{at + 1}", x=name), answer, ("yes", "no")) if name else None
+
+    def pick(self, members: Sequence[int], at: int) -> Lesson | None:
+        name = self.name_of(members[at])
+        if not name or any(self.world.pictures[i].answers_to(name) for j, i in enumerate(members) if j != at):
+            return None
+        references = [f"#{k}" for k in range(1, len(members) + 1)]
+        return self.lesson("pick", members, self.say.seeing("pick", x=name), references[at], references)
+
+    def name_of(self, i: int) -> str:
+        """A name of the picture: the first (its title) half the time, else any; sometimes its category."""
+        picture = self.world.pictures[i]
+        if not self.held and picture.category in self.kinds and self.rng.random() < 0.15:
+            return picture.category
+        if not picture.names:
+            return ""
+        return picture.names[0] if self.rng.random() < 0.5 else self.rng.choice(picture.names)
+
+    def odd(self) -> Lesson | None:
+        """Three of one board and a stranger, half the time of the same category but another board."""
+        if not self.themes:
+            return None
+        board, inside = self.rng.choice(self.themes)
+        three = self.rng.sample(inside, 3)
+        stranger = self.world.other(self.rng, three[0], self.held)
+        if stranger in board.pictures:
+            return None
+        members = [*three, stranger]
+        self.rng.shuffle(members)
+        references = [f"#{k}" for k in range(1, 5)]
+        return self.lesson("odd", members, self.say.seeing("odd"), references[members.index(stranger)], references)
+
+    def theme(self) -> Lesson | None:
+        """Five pictures of one board; five titles to choose from, two of them of the same category where there are so many."""
+        if len(self.themes) < 5:
+            return None
+        board, inside = self.rng.choice(self.themes)
+        members = self.rng.sample(inside, 5)
+        shown = set(members)
+        others = [other for other, inner in self.themes if other.title != board.title and not shown & set(inner)]
+        near = [other.title for other in others if other.category == board.category]
+        far = [other.title for other in others if other.category != board.category]
+        titles = dict.fromkeys([board.title, *self.rng.sample(near, min(2, len(near)))])
+        while len(titles) < 5 and far:
+            titles[far.pop(self.rng.randrange(len(far)))] = None
+        if len(titles) < 5:
+            return None
+        options = self.rng.sample(list(titles), 5)
+        lesson = self.lesson("theme", members, self.say.seeing("theme", x=", ".join(options)), board.title, options)
+        lesson.expect["board"] = board.id
+        return lesson
+
+    # -- scenes ---------------------------------------------------------------------------------
+
+    def members(self, size: int) -> list[int]:
+        """Different pictures; about half of the company is of the first one's category."""
+        first = self.rng.choice(self.pool)
+        found = [first]
+        while len(found) < size:
+            other = self.world.other(self.rng, first, self.held)
+            if other not in found:
+                found.append(other)
+        self.rng.shuffle(found)
+        return found
+
+    def scene(self) -> Iterator[Lesson]:
+        """Several lessons that share their pictures."""
+        drawn = self.rng.random()
+        if drawn < 0.12:
+            yield from self._some(self.odd() for _ in range(1))
+        elif drawn < 0.22:
+            yield from self._some(self.theme() for _ in range(1))
+        else:
+            yield from self._questions(self.members(self.rng.choice((1, 1, 2, 3, 4, 4, 4, 5, 6))))
+
+    def _questions(self, members: list[int]) -> Iterator[Lesson]:
+        pictures = self.world.pictures
+        for at in self.rng.sample(range(len(members)), min(len(members), 3)):
+            if pictures[members[at]].category in self.kinds:
+                yield self.category(members, at)
+            if pictures[members[at]].names and self.rng.random() < 0.5:
+                yield self.describe(members, at)
+            yield from self._some([self.match(members, at)])
+        if len(members) > 1:
+            yield from self._some(self.pick(members, at) for at in range(len(members)))
+
+    @staticmethod
+    def _some(lessons: Any) -> Iterator[Lesson]:
+        yield from (lesson for lesson in lessons if lesson)

@@ -1,0 +1,264 @@
+"""Lessons in conversation and tools: which tool, with what arguments, what to say of what came back.
+
+The shop's own tools come in as schemas. In a share of lessons they bear other names, or stand among
+invented tools, so that the model learns to read schemas. A history (a search and its results) carries
+several follow-ups, which a packed row reads once. Exams draw held-out items, words and frames through
+the same functions.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from pinhole.config import GraftConfig
+from pinhole.graft import toolbank
+from pinhole.graft.phrasings import Phrases
+from pinhole.graft.prompt import Message, ToolSchema, call_text, card, results, system
+from pinhole.graft.seeing import Lesson, Seeing
+from pinhole.graft.world import World
+
+_NAMES = {  # what the shop's tools may be called in a lesson
+    "search": ("search", "find", "lookup", "search_items", "query", "retrieve", "find_pictures", "catalogue_search"),
+    "related": ("related", "goes_with", "companions", "see_also", "neighbours"),
+    "item": ("item", "details", "info", "show_item", "open_item"),
+    "board": ("board", "open_board", "collection", "show_board"),
+}
+_ARGS = {
+    "text": ("text", "query", "words", "q", "about"),
+    "like": ("like", "similar_to", "example", "near", "resembling"),
+    "unlike": ("unlike", "not_like", "avoid", "away_from", "without"),
+    "category": ("category", "kind", "section", "type", "group"),
+    "item": ("item", "picture", "ref", "id", "which"),
+    "title": ("title", "name", "board", "called"),
+}
+
+Call = tuple[str, dict[str, Any]]
+
+
+class ToolSet:
+    """The tools on offer in a lesson, and what the shop's own are called there."""
+
+    def __init__(self, own: Sequence[ToolSchema], invented: Sequence[toolbank.Invented], rng: random.Random, *, rename: bool, shuffle: bool) -> None:
+        self.tools = {tool["name"]: tool["name"] for tool in own}
+        self.args: dict[str, dict[str, str]] = {tool["name"]: {name: name for name in tool["parameters"]["properties"]} for tool in own}
+        shown: list[ToolSchema] = list(own)
+        if rename:
+            shown = [self._rename(tool, rng) for tool in own]
+        self.invented = [(tool, toolbank.schema(tool, rng if rename else None)) for tool in invented]
+        shown += [schema for _, schema in self.invented]
+        if shuffle:
+            rng.shuffle(shown)
+        self.schemas = tuple(shown)
+
+    def _rename(self, tool: ToolSchema, rng: random.Random) -> ToolSchema:
+        name = tool["name"]
+        self.tools[name] = rng.choice(_NAMES.get(name, (name,)))
+        self.args[name] = {arg: rng.choice(_ARGS.get(arg, (arg,))) for arg in self.args[name]}
+        properties = {self.args[name][arg]: value for arg, value in tool["parameters"]["properties"].items()}
+        required = [self.args[name][arg] for arg in tool["parameters"].get("required", [])]
+        return {
+            "name": self.tools[name],
+            "description": tool.get("description", ""),
+            "parameters": {"type": "object", "properties": properties, "required": required},
+        }
+
+    def call(self, name: str, arguments: dict[str, Any]) -> Call:
+        """A call to one of the shop's tools, under the names of this set and in the schema's order."""
+        order = self.args[name]
+        return self.tools[name], {order[arg]: arguments[arg] for arg in order if arg in arguments}
+
+
+class Talking:
+    """Draws lessons (or, with ``held``, exam turns) of conversation."""
+
+    def __init__(self, world: World, rng: random.Random, own: Sequence[ToolSchema], config: GraftConfig, *, held: bool = False) -> None:
+        self.world, self.rng, self.own, self.config, self.held = world, rng, list(own), config, held
+        self.say = Phrases(rng, held=held)
+        self.pool = world.pool(held)
+        self.named = [i for i in self.pool if world.pictures[i].names]
+        self.boards = [board.title for board in world.boards if board.held == held and len(board.pictures) >= 3] or ["favourites"]
+
+    # -- pieces ---------------------------------------------------------------------------------
+
+    def tool_set(self) -> ToolSet:
+        drawn = self.rng.random()
+        bank = toolbank.EXAM if self.held else toolbank.LESSONS
+        if drawn < 0.45:
+            return ToolSet(self.own, (), self.rng, rename=False, shuffle=False)
+        if drawn < 0.6:
+            return ToolSet(self.own, (), self.rng, rename=True, shuffle=True)
+        own = self.own if drawn < 0.8 else self.rng.sample(self.own, 2)
+        return ToolSet(own, self.rng.sample(bank, self.rng.randint(1, 3)), self.rng, rename=drawn >= 0.7, shuffle=True)
+
+    def subject(self) -> str:
+        """What somebody may look for: a name, sometimes with an adjective, sometimes two of them."""
+        picture = self.world.pictures[self.rng.choice(self.named)]
+        name = self.rng.choice(picture.names[:3])
+        drawn = self.rng.random()
+        if drawn < 0.25 and len(name.split()) < 3:
+            return f"{self.say.adjective()} {name}"
+        if drawn < 0.32:
+            return f"{name} and {self.rng.choice(self.world.pictures[self.rng.choice(self.named)].names[:2])}"
+        return name
+
+    def refinement(self) -> str:
+        return self.say.adjective() if self.rng.random() < 0.5 else self.subject()
+
+    def lesson(
+        self, kind: str, tools: ToolSet, history: Sequence[Message], said: str, call: Call | None = None, answer: str = "", **expect: Any
+    ) -> Lesson:
+        text = call_text(*call) if call else answer
+        if call:
+            expect |= {"name": call[0], "arguments": call[1]}
+        else:
+            expect |= {"answer": answer}
+        messages = (system(tools.schemas), *history, Message.of("user", said), Message.of("assistant", text))
+        return Lesson(kind, messages, tools.schemas, (), expect)
+
+    # -- requests -------------------------------------------------------------------------------
+
+    def opening(self, tools: ToolSet) -> tuple[str, Call, str]:
+        """What is said first, the call that answers it, and the words that were looked for."""
+        x = self.subject()
+        drawn = self.rng.random()
+        if "search" not in tools.tools:
+            drawn = 1.0
+        if drawn < 0.62:
+            return self.say.search(x), tools.call("search", {"text": x}), x
+        if drawn < 0.78 and self.world.categories:
+            c = self.rng.choice(self.world.categories)
+            return self.say.frame("in_category", x=x, c=c), tools.call("search", {"text": x, "category": c}), x
+        if drawn < 0.84 and self.world.categories:
+            c = self.rng.choice(self.world.categories)
+            return self.say.frame("category_only", c=c), tools.call("search", {"category": c}), c
+        if "board" in tools.tools:
+            title = self.rng.choice(self.boards)
+            return self.say.frame("board", x=title), tools.call("board", {"title": title}), title
+        if "search" in tools.tools:
+            return self.say.search(x), tools.call("search", {"text": x}), x
+        return self.invented(tools, 0) or (self.say.search(x), tools.call(next(iter(tools.tools)), {"item": "#1"}), x)
+
+    def follow_up(self, kind: str, tools: ToolSet, shown: int) -> tuple[str, Call] | None:
+        """A request about pictures #1 … #``shown``; None where this set has no tool for it."""
+        a, b = (f"#{k}" for k in self.rng.sample(range(1, shown + 1), 2))
+        search = "search" in tools.tools
+        if kind == "like" and search:
+            return self.say.frame("like", a=a), tools.call("search", {"like": a})
+        if kind == "like_text" and search:
+            x = self.refinement()
+            return self.say.frame("like_text", a=a, x=x), tools.call("search", {"text": x, "like": a})
+        if kind == "like_unlike" and search:
+            return self.say.frame("like_unlike", a=a, b=b), tools.call("search", {"like": a, "unlike": b})
+        if kind == "text_unlike" and search:
+            x = self.subject()
+            return self.say.frame("text_unlike", x=x, b=b), tools.call("search", {"text": x, "unlike": b})
+        if kind in ("related", "item") and kind in tools.tools:
+            return self.say.frame(kind, a=a), tools.call(kind, {"item": a})
+        if kind == "again":
+            said, call, _ = self.opening(tools)
+            return said, call
+        return None
+
+    def invented(self, tools: ToolSet, shown: int) -> tuple[str, Call, str] | None:
+        """A request for one of the set's invented tools, if it has one that fits."""
+        fitting = [(tool, schema) for tool, schema in tools.invented if shown >= 2 or "#" not in tool.args.values()]
+        if not fitting:
+            return None
+        tool, schema = self.rng.choice(fitting)
+        references = [f"#{k}" for k in self.rng.sample(range(1, max(shown, 2) + 1), 2)]
+        values = [toolbank.value(kind, self.rng, self.held, self.subject(), references[i % 2]) for i, kind in enumerate(tool.args.values())]
+        said = self.say.politely(self.rng.choice(tool.frames).format(*values))
+        return said, (schema["name"], dict(zip(schema["parameters"]["properties"], values, strict=True))), str(values[0])
+
+    # -- histories ------------------------------------------------------------------------------
+
+    def found(self, count: int) -> list[int]:
+        """Pictures that a search might have brought: one in the middle, company from its category."""
+        first = self.rng.choice(self.named)
+        found = [first]
+        while len(found) < count:
+            other = self.world.other(self.rng, first, self.held)
+            if other not in found:
+                found.append(other)
+        return found
+
+    def history(self, tools: ToolSet) -> tuple[list[Message], list[int]]:
+        """One search with its results and the answer given."""
+        members = self.found(self.rng.choice((2, 3, 4, 5, 6, 6)))
+        picture = self.world.pictures[members[0]]
+        said, call, x = self.opening(tools)
+        if "search" in tools.tools and call[0] == tools.tools["search"] and self.rng.random() < 0.8:
+            x = self.rng.choice(picture.names[:2])
+            said, call = self.say.search(x), tools.call("search", {"text": x})
+        shown = results([self.card(k, i) for k, i in enumerate(members, 1)])
+        return [Message.of("user", said), Message.of("assistant", call_text(*call)), shown, Message.of("assistant", self.answer(members, 1))], members
+
+    def card(self, k: int, i: int) -> Any:
+        return card(k, self.world.soft(i), self.world.pictures[i].title, self.config.card, self.config.card_words)
+
+    def answer(self, members: Sequence[int], first: int) -> str:
+        """What is said of results: how many, and what the first two show."""
+        if not members:
+            return "I found nothing. Try other words."
+        told = [
+            f"#{first + at} shows {self.world.pictures[i].title.lower() or self.world.pictures[i].category or 'something else'}"
+            for at, i in enumerate(members[:2])
+        ]
+        noun = "picture" if len(members) == 1 else "pictures"
+        return f"I found {len(members)} {noun}: {', '.join(told)}."
+
+    # -- lessons --------------------------------------------------------------------------------
+
+    FOLLOW = ("like", "like_text", "like_text", "like_unlike", "text_unlike", "related", "item", "again")
+
+    def episode(self) -> Iterator[Lesson]:
+        """Lessons under one set of tools: openings, then a history with its follow-ups."""
+        tools = self.tool_set()
+        for _ in range(5):
+            said, call, _ = self.opening(tools)
+            yield self.lesson("open", tools, (), said, call)
+            made = self.invented(tools, 0) if tools.invented else None
+            if made:
+                yield self.lesson("invented", tools, (), made[0], made[1])
+        said, answer = self.say.chat()
+        yield self.lesson("chat", tools, (), said, answer=answer)
+        history, members = self.history(tools)
+        yield Lesson("answer", (system(tools.schemas), *history), tools.schemas)
+        for kind in self.rng.sample(self.FOLLOW, 4):
+            made2 = self.follow_up(kind, tools, len(members))
+            if made2:
+                yield self.lesson(kind, tools, history, *made2)
+        for _ in range(2 if tools.invented else 0):
+            made = self.invented(tools, len(members))
+            if made:
+                yield self.lesson("invented", tools, history, made[0], made[1])
+        if self.rng.random() < 0.3:
+            said, answer = self.say.chat()
+            yield self.lesson("chat", tools, history, said, answer=answer)
+        yield from self.about(tools, history, members)
+
+    def about(self, tools: ToolSet, history: Sequence[Message], members: Sequence[int]) -> Iterator[Lesson]:
+        """Questions about the pictures shown that need no tool."""
+        k = self.rng.randrange(len(members))
+        picture = self.world.pictures[members[k]]
+        if picture.category in self.world.categories:
+            yield self.lesson("category", tools, history, self.say.seeing("category", a=f"#{k + 1}"), answer=picture.category)
+        if picture.names:
+            yield self.lesson("describe", tools, history, self.say.seeing("describe", a=f"#{k + 1}"), answer=", ".join(picture.names[:3]))
+
+
+def talking_lessons(own: Sequence[ToolSchema], config: GraftConfig) -> Callable[[World, random.Random], Iterator[Lesson]]:
+    """The second stage's stream: episodes of conversation, and scenes of seeing replayed between them."""
+
+    def stream(world: World, rng: random.Random) -> Iterator[Lesson]:
+        talking, seeing = Talking(world, rng, own, config), Seeing(world, rng)
+        while True:
+            if rng.random() < config.replay:
+                for _ in range(3):
+                    yield from seeing.scene()
+            else:
+                yield from talking.episode()
+
+    return stream

@@ -1,0 +1,187 @@
+"""Training a graft: warm start → seeing → conversation and tools, with replay of seeing.
+
+The order matters: mixed from the start, seeing stays near chance. Every step's lessons are a pure
+function of the seed and the step's number, and the trainer's whole state is checkpointed, so a killed
+run resumes on the same path. Knows nothing of serving or of exams.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from pinhole.catalogue.split import Split
+from pinhole.config import Config, GraftConfig
+from pinhole.errors import UsageError
+from pinhole.graft.base import load_base
+from pinhole.graft.fast import fast_training
+from pinhole.graft.model import Graft, resolve_dtype
+from pinhole.graft.packing import Row
+from pinhole.graft.projector import Projector
+from pinhole.graft.prompt import Prompter, ToolSchema
+from pinhole.graft.seeing import Lesson, Seeing
+from pinhole.graft.talking import talking_lessons
+from pinhole.graft.tuning import Trainer
+from pinhole.graft.world import World, build_world
+from pinhole.workspace import read_json, write_json
+
+if TYPE_CHECKING:
+    from pinhole.catalogue.store import Catalogue
+    from pinhole.vision.align import Space
+    from pinhole.vision.features import Features
+
+Progress = Callable[[int, int], None]
+
+
+def new_graft(world: World, config: GraftConfig) -> Graft:
+    """Base model and a projector of the right widths, with no training yet."""
+    torch.manual_seed(config.seed)
+    lm, tokenizer = load_base(config.base, resolve_dtype(config.dtype))
+    projector = Projector(world.vectors.shape[1], lm.config.hidden_size)
+    return Graft(lm, tokenizer, projector, space=world.space, card=config.card, card_words=config.card_words)
+
+
+def warm_start(graft: Graft, world: World) -> float:
+    """Ridge regression from each training picture to the mean input embedding of its words; returns R²."""
+    table = graft.lm.get_input_embeddings().weight.detach().float()
+    members, targets = [], []
+    for i in world.train:
+        picture = world.pictures[i]
+        words = ", ".join([*picture.names[:3], picture.category]).strip(", ")
+        ids = graft.tokenizer(" " + words, add_special_tokens=False)["input_ids"]
+        if ids:
+            members.append(i)
+            targets.append(table[ids].mean(0))
+    if len(members) < 8:
+        return 0.0
+    return graft.projector.warm_start(torch.from_numpy(world.vectors[members]), torch.stack(targets), float(table.pow(2).mean().sqrt()))
+
+
+def fill_rows(lessons: Iterator[Lesson], prompter: Prompter, config: GraftConfig) -> list[Row]:
+    """Draw lessons until ``batch_rows`` rows are full. One that would not fit any row is left out."""
+    rows = [Row() for _ in range(config.batch_rows)]
+    full = 0
+    for lesson in lessons:
+        prompt = prompter.render(lesson.messages, generate=False)
+        if len(prompt.tokens) > config.row_tokens:
+            continue
+        while full < len(rows) and len(rows[full].tokens) + rows[full].cost(prompt) > config.row_tokens:
+            full += 1
+        if full == len(rows):
+            return rows
+        rows[full].add(prompt)
+    return [row for row in rows if row.lessons]
+
+
+def seeing_lessons(world: World, rng: random.Random) -> Iterator[Lesson]:
+    seeing = Seeing(world, rng)
+    while True:
+        yield from seeing.scene()
+
+
+def train(
+    graft: Graft, world: World, tools: Sequence[ToolSchema], config: GraftConfig, out: Path, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Both stages; returns figures. ``out`` holds the checkpoint that a killed run resumes from, and the loss curve."""
+    with fast_training(graft.lm):
+        return _train(Trainer(graft, config, config.seed), world, tools, config, out, progress)
+
+
+def _train(trainer: Trainer, world: World, tools: Sequence[ToolSchema], config: GraftConfig, out: Path, progress: Progress | None) -> dict[str, Any]:
+    stages = [("seeing", config.seeing_steps, seeing_lessons), ("talking", config.talking_steps, talking_lessons(tools, config))]
+    total, curve, start = sum(steps for _, steps, _ in stages), [], 0
+    checkpoint, log = out / "checkpoint.safetensors", out / "curve.json"
+    if log.exists() and checkpoint.exists():
+        curve = read_json(log)
+        trainer.load(checkpoint)
+        start = len(curve)
+    done = 0
+    for name, steps, source in stages:
+        for at in range(steps):
+            done += 1
+            if done <= start:
+                continue
+            rng = random.Random(f"{config.seed}:{name}:{at}")
+            began = time.perf_counter()
+            rows = fill_rows(source(world, rng), trainer.graft.prompter, config)
+            loss = trainer.step(rows, at / steps)
+            counts = {
+                "lessons": sum(row.lessons for row in rows),
+                "tokens": sum(len(row.tokens) for row in rows),
+                "plain": sum(row.plain_tokens for row in rows),
+            }
+            curve.append({"stage": name, "step": at, "loss": loss, "seconds": time.perf_counter() - began, **counts})
+            if done % config.checkpoint_steps == 0 and done < total:
+                save_checkpoint(trainer, curve, checkpoint, log)
+            if progress:
+                progress(done, total)
+    write_json(log, curve)
+    trainer.merge()
+    seconds = sum(point["seconds"] for point in curve) or 1.0
+    lessons = sum(point["lessons"] for point in curve)
+    return {
+        "speed.train.samples_per_s": lessons / seconds,
+        "graft.lessons": lessons,
+        "graft.tokens": sum(point["tokens"] for point in curve),
+        "graft.seconds": seconds,
+    }
+
+
+def save_checkpoint(trainer: Trainer, curve: list[Any], checkpoint: Path, log: Path) -> None:
+    """Weights first, then the curve whose length says which step they belong to; a kill in between repeats no step wrongly."""
+    fresh = checkpoint.with_suffix(".new")
+    trainer.save(fresh)
+    log.unlink(missing_ok=True)
+    fresh.replace(checkpoint)
+    write_json(log, curve)
+
+
+def build_graft(
+    catalogue: Catalogue, features: Features, space: Space, tools: Sequence[ToolSchema], config: Config, out: Path, progress: Progress | None = None
+) -> dict[str, Any]:
+    """The ``graft`` stage: train on the training part of the catalogue and leave a finished graft in ``out``."""
+    world = build_world(catalogue, features, space, Split(config.catalogue), config.catalogue.category)
+    if len(world.train) < 8:
+        raise UsageError(
+            f"{len(world.train)} items with a readable image: too few to train on", where="graft", fix="ingest more items, then `pinhole build`"
+        )
+    graft = new_graft(world, config.graft)
+    fitted = warm_start(graft, world)
+    figures = train(graft, world, tools, config.graft, out, progress)
+    graft.save(out)
+    plot_curve(read_json(out / "curve.json"), out / "curve.png")
+    (out / "checkpoint.safetensors").unlink(missing_ok=True)
+    return {**figures, "graft.warm_start_r2": fitted}
+
+
+def plot_curve(curve: Sequence[dict[str, Any]], path: Path) -> None:
+    """The loss of both stages, smoothed, over the lessons seen."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 3), dpi=110)
+    seen = np.cumsum([point["lessons"] for point in curve])
+    for stage, colour in (("seeing", "#3b6ea5"), ("talking", "#c2703d")):
+        at = [i for i, point in enumerate(curve) if point["stage"] == stage]
+        if at:
+            loss = np.array([curve[i]["loss"] for i in at])
+            width = max(1, len(loss) // 40)
+            smooth = np.convolve(np.pad(loss, (width - 1, 0), mode="edge"), np.ones(width) / width, mode="valid")
+            axes.plot(seen[at], loss, color=colour, alpha=0.25, linewidth=0.8)
+            axes.plot(seen[at], smooth, color=colour, linewidth=1.8, label=stage)
+    axes.set_xlabel("lessons")
+    axes.set_ylabel("loss of answer tokens")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.2)
+    axes.legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(path)
+    pyplot.close(figure)

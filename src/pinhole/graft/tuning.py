@@ -1,0 +1,125 @@
+"""The training step of a graft: packed rows in, one optimiser step out.
+
+LoRA (Hu et al. 2021) through peft on every linear layer of the language model, in its own dtype, with
+float32 master copies in the optimiser; the projector is float32. Logits are computed only where an
+assistant speaks. Knows nothing of where lessons come from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from pinhole.config import GraftConfig
+from pinhole.graft.model import Graft
+from pinhole.graft.packing import Row
+from pinhole.graft.prompt import Soft
+
+
+def batch_tensors(graft: Graft, rows: Sequence[Row]) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows → input embeddings (b, T, hidden), additive mask (b, 1, T, T), positions (b, T)."""
+    size = max(len(row.tokens) for row in rows)
+    tokens = np.zeros((len(rows), size), np.int64)
+    positions = np.zeros((len(rows), size), np.int64)
+    soft: list[Soft] = []
+    for i, row in enumerate(rows):
+        ids = np.array(row.tokens)
+        tokens[i, : len(ids)] = np.where(ids < 0, ids - len(soft), ids)  # -1-j counts through the whole batch
+        positions[i, : len(ids)] = row.positions
+        soft += row.soft
+    allowed = torch.from_numpy(np.stack([row.mask(size) for row in rows])).to(graft.device)
+    dtype = graft.lm.dtype
+    mask = torch.zeros(allowed.shape, dtype=dtype, device=graft.device).masked_fill_(~allowed, torch.finfo(dtype).min)
+    embedded = graft.embed_tokens(torch.from_numpy(tokens).to(graft.device), soft)
+    return embedded, mask.unsqueeze(1), torch.from_numpy(positions).to(graft.device)
+
+
+def answer_logits(graft: Graft, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+    """Logits (m, vocabulary) where an assistant speaks, and the token that comes there (m,)."""
+    embedded, mask, positions = batch_tensors(graft, rows)
+    hidden = graft.lm.model(inputs_embeds=embedded, attention_mask=mask, position_ids=positions, use_cache=False).last_hidden_state
+    size = hidden.shape[1]
+    where = [i * size + at for i, row in enumerate(rows) for at in row.learn_from]
+    wanted = [token for row in rows for token in row.learn_token]
+    picked = hidden.reshape(-1, hidden.shape[-1])[torch.tensor(where, device=graft.device)]
+    return graft.lm.lm_head(picked).float(), torch.tensor(wanted, device=graft.device)
+
+
+def add_lora(graft: Graft, rank: int, seed: int) -> Any:
+    """Put LoRA into the language model in place; returns peft's wrapper (its ``merge_and_unload`` bakes it in)."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    return get_peft_model(graft.lm, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"), autocast_adapter_dtype=False)
+
+
+class Trainer:
+    """AdamW over float32 masters, warm-up and cosine; its whole state goes to disk as safetensors and comes back."""
+
+    def __init__(self, graft: Graft, config: GraftConfig, seed: int) -> None:
+        self.graft, self.config = graft, config
+        self.peft = add_lora(graft, config.lora_rank, seed)
+        self.named = {f"lora.{name}": p for name, p in self.peft.named_parameters() if p.requires_grad}
+        self.named |= {f"projector.{name}": p for name, p in graft.projector.named_parameters()}
+        self.masters = {name: p.detach().to(torch.float32).clone() for name, p in self.named.items()}
+        groups = [
+            {"params": [m for name, m in self.masters.items() if name.startswith("lora.")], "lr": config.lora_learning_rate},
+            {"params": [m for name, m in self.masters.items() if name.startswith("projector.")], "lr": config.projector_learning_rate},
+        ]
+        self.optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01)
+        self.rates = [group["lr"] for group in self.optimiser.param_groups]
+
+    def step(self, rows: Sequence[Row], progress: float) -> float:
+        """One step; ``progress`` in [0, 1] places it in its stage's schedule. Returns the mean loss of the answer tokens."""
+        logits, wanted = answer_logits(self.graft, rows)
+        loss = nn.functional.cross_entropy(logits, wanted)
+        loss.backward()  # type: ignore[no-untyped-call]
+        scale = min(1.0, (progress + 1e-3) / 0.04) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
+        for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
+            group["lr"] = rate * scale
+        for name, parameter in self.named.items():
+            self.masters[name].grad = None if parameter.grad is None else parameter.grad.to(torch.float32)
+            parameter.grad = None
+        nn.utils.clip_grad_norm_(list(self.masters.values()), 1.0)
+        self.optimiser.step()
+        self._publish()
+        return float(loss.detach())
+
+    @torch.no_grad()
+    def _publish(self) -> None:
+        for name, parameter in self.named.items():
+            parameter.copy_(self.masters[name])
+
+    def save(self, path: Path) -> None:
+        state = {f"master.{name}": tensor for name, tensor in self.masters.items()}
+        for name, tensor in self.masters.items():
+            for key, value in self.optimiser.state.get(tensor, {}).items():
+                state[f"{key}.{name}"] = value if value.dim() else value.reshape(1)
+        state |= {f"buffer.{name}": tensor for name, tensor in self.graft.projector.named_buffers()}
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
+
+    def load(self, path: Path) -> None:
+        state = load_file(path)
+        for name, tensor in self.masters.items():
+            tensor.copy_(state[f"master.{name}"])
+            if f"exp_avg.{name}" in state:
+                self.optimiser.state[tensor] = {
+                    "step": state[f"step.{name}"].reshape(()),
+                    "exp_avg": state[f"exp_avg.{name}"],
+                    "exp_avg_sq": state[f"exp_avg_sq.{name}"],
+                }
+        for name, buffer in self.graft.projector.named_buffers():
+            buffer.copy_(state[f"buffer.{name}"])
+        self._publish()
+
+    def merge(self) -> Graft:
+        """Bake the LoRA into the language model and return the plain graft."""
+        self.graft.lm = self.peft.merge_and_unload()
+        return self.graft.eval()

@@ -1,0 +1,156 @@
+"""The owner's catalogue as lessons and exams see it: pictures with names, kinds and boards, drawn into two pools.
+
+``train`` and ``held`` never share an item, and a board's held-out pictures are asked about only in
+exams. Knows nothing of phrasings, of tools or of the model.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pinhole.catalogue.split import Split
+from pinhole.graft.prompt import Soft
+
+if TYPE_CHECKING:
+    from pinhole.catalogue.store import Catalogue
+    from pinhole.vision.align import Space
+    from pinhole.vision.features import Features
+
+_COMMON = 0.04  # a keyword on a larger share of the items tells too little to be a name
+_KIND_AT_LEAST = 12  # training pictures that make a category a class
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One item with an image; ``names`` are the words that may be asked for, the most telling first."""
+
+    id: str
+    title: str
+    category: str
+    keywords: tuple[str, ...]
+    names: tuple[str, ...]
+    held: bool
+
+    def answers_to(self, name: str) -> bool:
+        """Would it be wrong to call this picture "not a ``name``"?"""
+        words = set(name.split())
+        return name == self.category or any(words <= set(other.split()) or set(other.split()) <= words for other in (*self.names, *self.keywords))
+
+
+@dataclass(frozen=True)
+class Board:
+    id: str
+    title: str
+    pictures: tuple[int, ...]
+    held: bool
+    category: str
+
+
+@dataclass
+class World:
+    pictures: list[Picture]
+    boards: list[Board]
+    vectors: np.ndarray  # (n, content_dim) float32, row i belongs to pictures[i]
+    space: str
+    categories: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.train = [i for i, picture in enumerate(self.pictures) if not picture.held]
+        self.held = [i for i, picture in enumerate(self.pictures) if picture.held]
+        counts = Counter(self.pictures[i].category for i in self.train)
+        self.categories = [name for name, count in counts.most_common() if name and count >= _KIND_AT_LEAST]
+        self._softs: dict[int, Soft] = {}
+        self.mean = self.vectors[self.train].mean(0) if self.train else np.zeros(self.vectors.shape[1:], np.float32)
+        self.by_category: dict[bool, dict[str, list[int]]] = {False: defaultdict(list), True: defaultdict(list)}
+        for i, picture in enumerate(self.pictures):
+            self.by_category[picture.held][picture.category].append(i)
+
+    def soft(self, i: int) -> Soft:
+        if i not in self._softs:
+            self._softs[i] = Soft(f"{self.space}:{self.pictures[i].id}", self.vectors[i])
+        return self._softs[i]
+
+    def pool(self, held: bool) -> list[int]:
+        return self.held if held else self.train
+
+    def other(self, rng: random.Random, i: int, held: bool) -> int:
+        """Another picture, half the time of the same category."""
+        same = self.by_category[held][self.pictures[i].category]
+        pool = same if rng.random() < 0.5 and len(same) > 1 else self.pool(held)
+        return rng.choice(pool)
+
+    def themed(self, held: bool, at_least: int) -> list[tuple[Board, list[int]]]:
+        """Boards with enough pictures of one pool. Training never sees a held-out board at all."""
+        found = []
+        for board in self.boards:
+            if board.held and not held:
+                continue
+            members = [i for i in board.pictures if self.pictures[i].held == held]
+            if len(members) >= at_least:
+                found.append((board, members))
+        return found
+
+
+def build_world(catalogue: Catalogue, features: Features, space: Space, split: Split, category: str = "category") -> World:
+    """Read the tables once. Items without a readable image are left out: there is nothing to see."""
+    rows = catalogue.items(columns=["id", "title", "attributes"]).to_pylist()
+    attributes = {row["id"]: _object(row["attributes"]) for row in rows}
+    kept = [row for row in rows if features.has_image[features.row(row["id"])]]
+    common = Counter(keyword for row in kept for keyword in set(_keywords(attributes[row["id"]])))
+    limit = max(4, _COMMON * len(kept))
+    rare = {keyword for keyword, count in common.items() if count <= limit}
+    pictures = [_picture(row, attributes[row["id"]], rare, split, category) for row in kept]
+    index = np.array([features.row(row["id"]) for row in kept], dtype=np.int64)
+    vectors = _content(features, space, index)
+    position = {picture.id: i for i, picture in enumerate(pictures)}
+    boards = [_board(row, position, pictures, split) for row in catalogue.boards().to_pylist() if not row["private"]]
+    return World(pictures, [board for board in boards if board], vectors, space.identity)
+
+
+def _content(features: Features, space: Space, index: np.ndarray) -> np.ndarray:
+    image = np.asarray(features.image[index], dtype=np.float32)
+    nothing = np.zeros((len(index), features.text.shape[1]), np.float32)
+    learned = space.item_vectors(image, np.ones(len(index), bool), nothing, np.zeros(len(index), bool))
+    return np.asarray(space.content(image, learned), dtype=np.float32)
+
+
+def _object(text: Any) -> dict[str, Any]:
+    value = json.loads(text) if isinstance(text, str) and text else text
+    return value if isinstance(value, dict) else {}
+
+
+def _keywords(attributes: dict[str, Any]) -> list[str]:
+    value = attributes.get("keywords") or attributes.get("tags") or []
+    return [str(word).lower() for word in (value if isinstance(value, list) else [value])]
+
+
+def _picture(row: dict[str, Any], attributes: dict[str, Any], rare: set[str], split: Split, category: str) -> Picture:
+    held = split.item(row)
+    keywords = tuple(_keywords(attributes))
+    kind = _plain(str(attributes.get(category) or ""))
+    title = " ".join((row["title"] or "").split())
+    names = [_plain(title)] if 0 < len(title.split()) <= 5 else []
+    # A query held out for the search exam is no name in any training lesson either.
+    names += [word for word in keywords if word in rare and word != kind and len(word) > 2 and (held or not split.query(word))]
+    return Picture(row["id"], title, kind, keywords, tuple(dict.fromkeys(names)), held)
+
+
+def _board(row: dict[str, Any], position: dict[str, int], pictures: Sequence[Picture], split: Split) -> Board | None:
+    """A board whose title is about its pictures; one named after its owner says nothing of what is on it."""
+    title, owner = _plain(row["title"] or ""), _plain(row["owner"] or "")
+    members = tuple(position[id] for id in row["items"] if id in position)
+    if not title or not members or (owner and owner in title):
+        return None
+    kind = Counter(pictures[i].category for i in members).most_common(1)[0][0]
+    return Board(row["id"], title, members, split.board(row["id"]), kind)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.replace("_", " ").lower().split())
