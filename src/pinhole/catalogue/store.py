@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -183,8 +184,7 @@ class Catalogue:
         """Write typed rows with distinct keys: what is new or differs, in one commit; count the rest as unchanged."""
         if not len(rows):
             return Counts()
-        stamps = pa.array([self._stamp(image) for image in rows["image"].to_pylist()], pa.string()) if kind == "items" else None
-        digest = records.digests(kind, rows, stamps)
+        digest = self.digests(kind, rows)
         table = self._make(kind)
         keys = list(records.KEYS[kind])
         old = self._scan(kind, [*keys, DIGEST])
@@ -193,20 +193,27 @@ class Catalogue:
         same = pc.fill_null(pc.equal(old[DIGEST].combine_chunks().take(where), digest), False) if len(old) else pa.array([False] * len(rows))
         added, unchanged = pc.sum(new).as_py(), pc.sum(same).as_py() or 0
         if unchanged < len(rows):
-            full = rows.append_column(DIGEST, digest)
+            full = rows.append_column(DIGEST, digest).filter(pc.invert(same))
             if kind == "items":
-                full = full.append_column(WORDS, _words(rows))
-            write = full.filter(pc.invert(same)).select(_stored(kind).names).cast(_stored(kind))
+                full = full.append_column(WORDS, _words(full))
+            write = full.select(_stored(kind).names).cast(_stored(kind))
             with self._trouble(kind):
                 table.merge_insert(keys).when_matched_update_all().when_not_matched_insert_all().execute(write)
         return Counts(added, len(rows) - added - unchanged, unchanged)
+
+    def digests(self, kind: str, rows: pa.Table) -> pa.Array:
+        """A hash of each row, and of what tells a replaced picture file."""
+        if kind != "items":
+            return records.digests(kind, rows)
+        stamps = {image: self._stamp(image) for image in pc.unique(rows["image"]).to_pylist()}
+        return records.digests(kind, rows, pa.array([stamps[image] for image in rows["image"].to_pylist()], pa.string()))
 
     def _stamp(self, image: str | None) -> str | None:
         """What tells a replaced picture file from the one seen before, without reading it."""
         if not image or "://" in image:
             return None
         try:
-            found = os.stat(self.root / image)
+            found = os.stat(os.path.join(self.root, image))
         except (OSError, ValueError):
             return "missing"
         return f"{found.st_size}-{found.st_mtime_ns}"
@@ -399,7 +406,9 @@ def _parts(table: pa.Table | pa.RecordBatchReader) -> Iterator[pa.Table]:
 def _words(rows: pa.Table) -> pa.Array:
     """What full text reads of an item: title, description, keywords."""
     out = []
-    for title, description, found in zip(rows["title"].to_pylist(), rows["description"].to_pylist(), records.attributes(rows), strict=True):
+    columns = (rows[name].to_pylist() for name in ("title", "description", "attributes"))
+    for title, description, attributes in zip(*columns, strict=True):
+        found = json.loads(attributes) if any(f'"{name}"' in attributes for name in TEXT_ATTRIBUTES) else {}
         values = [found.get(name) for name in TEXT_ATTRIBUTES]
         flat = [" ".join(map(str, value)) if isinstance(value, list) else str(value) for value in values if value]
         out.append("\n".join(part for part in (title, description, *flat) if part))
