@@ -25,8 +25,13 @@ from pinhole import errors
 from pinhole.errors import PinholeError
 
 _SOURCE = str(Path(pinhole.__file__).parents[1])
-_COMMAND = [sys.executable, "-P", "-c", f"import sys; sys.path.append({_SOURCE!r}); from pinhole.vision.worker import main; main()"]
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
+
+
+def python(code: str, **options: Any) -> subprocess.Popen[bytes]:
+    """A fresh Python with one thread of computation, whatever folder or script the parent was started from."""
+    environment = {**os.environ, **dict.fromkeys(_THREADS, "1"), "TOKENIZERS_PARALLELISM": "false"}
+    return subprocess.Popen([sys.executable, "-P", "-c", f"import sys; sys.path.append({_SOURCE!r}); {code}"], env=environment, **options)
 
 
 class _Process:
@@ -35,8 +40,8 @@ class _Process:
     def __init__(self, number: int, setup: dict[str, Any]) -> None:
         self.number, self.job = number, ""
         self.log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `stop`
-        environment = {**os.environ, **dict.fromkeys(_THREADS, "1"), "TOKENIZERS_PARALLELISM": "false"}
-        self.process = subprocess.Popen(_COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, env=environment, bufsize=0)
+        code = "from pinhole.vision.worker import main; main()"
+        self.process = python(code, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, bufsize=0)
         self.rest = b""
         self.send(setup)
 

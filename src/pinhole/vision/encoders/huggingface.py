@@ -233,6 +233,8 @@ def _image_module(folder: Path, recipe: Recipe) -> Any:
     network, has_pooler = load(folder)
     vision = getattr(network.config, "vision_config", network.config)
     patch = vision.patch_size if network.config.model_type.startswith("siglip2") else 0
+    if patch:
+        _fix_positions(network.vision_model.embeddings, recipe.size // patch)
 
     class Pooled(nn.Module):
         def __init__(self) -> None:
@@ -259,6 +261,18 @@ def _patches(pixels: Any, patch: int) -> dict[str, Any]:
     mask = torch.ones_like(grid[:, :, :, 0, 0, 0], dtype=torch.int64).reshape(n, cells * cells)
     shapes = torch.full((1, 2), cells, dtype=torch.int64).expand(n, 2)
     return {"pixel_values": grid.reshape(n, cells * cells, patch * patch * 3), "pixel_attention_mask": mask, "spatial_shapes": shapes}
+
+
+def _fix_positions(embeddings: Any, cells: int) -> None:
+    """Every picture has the same grid here: resize SigLIP 2's positions to it once (the exporter cannot)."""
+    import torch
+
+    edge = embeddings.position_embedding_size
+    with torch.no_grad():
+        table = embeddings.position_embedding.weight.reshape(edge, edge, -1)
+        fixed = embeddings.resize_positional_embeddings(table, torch.tensor([[cells, cells]]), max_length=cells * cells)
+    embeddings.fixed = torch.nn.Buffer(fixed)
+    embeddings.resize_positional_embeddings = lambda table, shapes, max_length: embeddings.fixed.expand(shapes.shape[0], -1, -1)
 
 
 def _pool(out: Any, has_pooler: bool) -> Any:

@@ -7,12 +7,13 @@ times as fast as torch; throughput comes from processes. Knows nothing of what a
 from __future__ import annotations
 
 import functools
+import io
 import logging
 import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def export(module: Any, inputs: dict[str, Any], path: Path, free: dict[str, dict
     """Write a torch module as ONNX. ``free`` names the axes of inputs and of ``vectors`` that may change."""
     import torch
 
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), torch.no_grad():  # it prints whole graphs when it fails
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         torch.onnx.export(

@@ -1,0 +1,206 @@
+"""The learned space: linear heads over frozen vectors, and the application of them in numpy.
+
+An item head (picture, plus title where there is one) and a query head (text) meet in ``dim`` numbers.
+What they know comes from ``heads``; here they are applied, saved and named. A space's *identity* is a
+hash of its encoders and its weights; whoever keeps vectors keeps the identity beside them and calls
+:meth:`Space.check`. Needs no torch,
+except to train.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pinhole.errors import Corrupt, MissingArtefact, SpaceMismatch
+from pinhole.vision.features import EncoderName, Features
+from pinhole.workspace import digest, read_json, write_atomic, write_json
+
+if TYPE_CHECKING:
+    from pinhole.catalogue.store import Catalogue
+    from pinhole.config import Config
+
+LAYOUT = 1
+MATRICES = ("image.weight", "image.bias", "text.weight", "text.bias", "query.weight", "query.bias", "picture.mean", "picture.deviation")
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Rows of length 1; zero rows stay zero."""
+    vectors = np.asarray(vectors, dtype=np.float32)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+
+
+class Space:
+    """Two heads and the standardisation of pictures. Arrays in, arrays out, float32 throughout."""
+
+    def __init__(self, weights: dict[str, np.ndarray], image_encoder: EncoderName, text_encoder: EncoderName, nested: tuple[int, ...]) -> None:
+        self.weights = {name: np.ascontiguousarray(weights[name], dtype=np.float32) for name in MATRICES}
+        self.image_encoder, self.text_encoder, self.nested = image_encoder, text_encoder, nested
+
+    @cached_property
+    def identity(self) -> str:
+        """16 hex digits of encoders and weights: vectors may be compared if and only if these are equal."""
+        summed = hashlib.sha256(b"".join(self.weights[name].tobytes() for name in MATRICES)).hexdigest()
+        return digest(asdict(self.image_encoder), asdict(self.text_encoder), summed)
+
+    @property
+    def dim(self) -> int:
+        return int(self.weights["query.weight"].shape[0])
+
+    @property
+    def content_dim(self) -> int:
+        return self.image_encoder.dim + self.dim
+
+    def picture(self, image: np.ndarray) -> np.ndarray:
+        """Raw picture vectors (n, image dim) to the frozen block: standardised by the training items, of length 1."""
+        centred = (np.asarray(image, dtype=np.float32) - self.weights["picture.mean"]) / self.weights["picture.deviation"]
+        return unit(centred)
+
+    def item_vectors(self, image: np.ndarray, has_image: np.ndarray, text: np.ndarray, has_text: np.ndarray) -> np.ndarray:
+        """Items (n, image dim), (n,), (n, text dim), (n,) to learned vectors (n, dim) of length 1; zeros where an item has neither."""
+        w = self.weights
+        seen = self.picture(image) @ w["image.weight"].T + w["image.bias"]  # (n, dim)
+        read = np.asarray(text, dtype=np.float32) @ w["text.weight"].T + w["text.bias"]
+        return unit(seen * np.asarray(has_image)[:, None] + read * np.asarray(has_text)[:, None])
+
+    def query_vectors(self, text: np.ndarray) -> np.ndarray:
+        """Text vectors (n, text dim) to learned vectors (n, dim) of length 1."""
+        return unit(np.asarray(text, dtype=np.float32) @ self.weights["query.weight"].T + self.weights["query.bias"])
+
+    def seen_vectors(self, image: np.ndarray) -> np.ndarray:
+        """Learned vectors (n, dim) from pictures alone: the only ones that may stand behind a soft token."""
+        n = len(image)
+        return self.item_vectors(image, np.ones(n, dtype=bool), np.zeros((n, self.text_encoder.dim), np.float32), np.zeros(n, dtype=bool))
+
+    def content(self, image: np.ndarray, learned: np.ndarray) -> np.ndarray:
+        """[frozen block ‖ learned block] (n, content_dim): what the graft's projector and the linear probe read.
+
+        Both blocks have length √width, so that a number of either has about unit variance. ``learned`` must
+        come from :meth:`seen_vectors`, or a title would leak into the soft token.
+        """
+        frozen = self.picture(image) * np.float32(np.sqrt(self.image_encoder.dim))
+        return np.concatenate([frozen, np.asarray(learned, dtype=np.float32) * np.float32(np.sqrt(self.dim))], axis=1)
+
+    # -- keeping --------------------------------------------------------------------------------
+
+    def check(self, identity: str, *, where: str = "") -> None:
+        """Raises :class:`SpaceMismatch`, naming both, unless ``identity`` is this space's."""
+        if identity != self.identity:
+            raise SpaceMismatch(f"vectors of space {identity} met space {self.identity}", where=where, fix="run `pinhole build`")
+
+    def check_features(self, features: Features) -> None:
+        """Raises :class:`SpaceMismatch` where the features come from other encoders than this space was trained on."""
+        features.check(image=self.image_encoder.identity, text=self.text_encoder.identity)
+
+    def save(self, folder: Path) -> None:
+        """``space.safetensors``, then ``space.json``: the second says that the first is whole."""
+        from safetensors.numpy import save
+
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / "space.safetensors", save(self.weights))
+        meta = {"layout": LAYOUT, "identity": self.identity, "dim": self.dim, "content_dim": self.content_dim, "nested": list(self.nested)}
+        write_json(folder / "space.json", {**meta, "image_encoder": asdict(self.image_encoder), "text_encoder": asdict(self.text_encoder)})
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Space:
+        """Raises :class:`MissingArtefact`, or :class:`Corrupt` where the weights are not those that were saved."""
+        from safetensors.numpy import load
+
+        folder = Path(folder)
+        if not (folder / "space.json").exists():
+            raise MissingArtefact("no learned space", where=str(folder), fix="run `pinhole build align`")
+        meta: dict[str, Any] = read_json(folder / "space.json")
+        fix = "delete the folder and run `pinhole build align`"
+        if meta.get("layout") != LAYOUT:
+            raise Corrupt(f"a space of layout {meta.get('layout')}, not {LAYOUT}", where=str(folder), fix=fix)
+        try:
+            weights = load((folder / "space.safetensors").read_bytes())
+            space = cls(weights, EncoderName(**meta["image_encoder"]), EncoderName(**meta["text_encoder"]), tuple(meta["nested"]))
+        except Exception as error:
+            raise Corrupt(f"cannot be read: {error}", where=str(folder / "space.safetensors"), fix=fix) from None
+        if space.identity != meta["identity"]:
+            raise Corrupt("the weights are not those that were saved", where=str(folder), fix=fix)
+        return space
+
+
+# -- the stage ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Frozen text vectors of all query texts: ``queries.json`` and ``queries.npy`` beside the space."""
+
+    texts: list[str]
+    vectors: np.ndarray
+    """(queries, text dim) float32, each of length 1."""
+
+    def of(self, texts: Sequence[str]) -> np.ndarray:
+        """Vectors of known texts, in their order."""
+        place = {text: row for row, text in enumerate(self.texts)}
+        return np.asarray(self.vectors[[place[text] for text in texts]], dtype=np.float32)
+
+    @classmethod
+    def load(cls, folder: Path) -> Asked:
+        if not (folder / "queries.json").exists():
+            raise MissingArtefact("no query vectors", where=str(folder), fix="run `pinhole build align`")
+        return cls(read_json(folder / "queries.json"), np.load(folder / "queries.npy", allow_pickle=False))
+
+    @classmethod
+    def make(cls, texts: Sequence[str], spec: str, dim: int, folder: Path) -> Asked:
+        """Encode, or take what an interrupted run left for the same texts."""
+        from pinhole.vision.encoders import text_encoder
+
+        listed = sorted(set(texts))
+        if not (folder / "queries.json").exists() or read_json(folder / "queries.json") != listed:
+            vectors = text_encoder(spec).encode(listed) if listed else np.zeros((0, dim), np.float32)
+            save_array(folder / "queries.npy", vectors)
+            write_json(folder / "queries.json", listed)
+        return cls.load(folder)
+
+
+def build_align(
+    catalogue: Catalogue, features: Features, config: Config, out: Path, progress: Callable[[int, int], None] | None = None
+) -> dict[str, float]:
+    """The stage ``align``: train on the training part, write the space, every item's learned vector and the loss curve.
+
+    Writes ``space.*``, ``learned.npy`` (n, dim; picture and title), ``queries.*`` and ``curve.json``. A killed run
+    resumes from its checkpoint in ``out``, which is removed at the end. Returns figures for the manifest.
+    """
+    from pinhole.vision.heads import fit
+    from pinhole.vision.signals import read_signals
+
+    signals, _ = read_signals(catalogue, features).part(config.catalogue)
+    texts = catalogue.queries()["text"].to_pylist()
+    asked = Asked.make(texts, features.text_encoder.spec, features.text_encoder.dim, out)
+    vectors = asked.of([query.key for query in signals.queries])
+    fitted = fit(features, signals, vectors, config.align, folder=out, progress=progress)
+    fitted.space.save(out)
+    write_json(out / "curve.json", fitted.curve)
+    save_array(out / "learned.npy", learned_vectors(fitted.space, features))
+    (out / "training.safetensors").unlink(missing_ok=True)
+    ends = {f"loss.{end}": fitted.curve[place]["loss"] for end, place in (("first", 0), ("last", -1))}
+    sizes = {"titles": int(features.has_text[signals.items].sum()), "boards": len(signals.boards), "queries": len(signals.queries)}
+    return {"items": len(signals.items), **sizes, "steps": len(fitted.curve), **ends}
+
+
+def learned_vectors(space: Space, features: Features, rows: int = 8192) -> np.ndarray:
+    """(n, dim): every item's vector from picture and title, in slices of ``rows``."""
+    parts = []
+    for start in range(0, len(features), rows):
+        piece = slice(start, start + rows)
+        parts.append(space.item_vectors(features.image[piece], features.has_image[piece], features.text[piece], features.has_text[piece]))
+    return np.concatenate(parts) if parts else np.zeros((0, space.dim), np.float32)
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """An ``.npy`` file, whole or not at all."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    write_atomic(path, buffer.getvalue())
