@@ -25,7 +25,7 @@ LAST = 999  # the largest number that a reference can have
 CARDS = 40  # more items in one message are written as bare soft tokens
 PICTURES = 16  # pictures in one conversation, each is decoded and encoded
 WORDS = 8  # of a person's message, where the search it led to must be guessed
-LINK = re.compile(r"\[#(\d{1,3})((?:\\.|[^\]\\])*)\]\(item:([^)\s]*)\)")
+LINK = re.compile(r"\[#([0-9]{1,3})((?:\\.|[^\]\\])*)\]\(item:([^)\s]*)\)")
 ALSO = re.compile(r"\s*\n\n(?:Also shown|Shown): " + LINK.pattern + r"(?: · " + LINK.pattern + r")*\s*$")
 _MARKDOWN = re.compile(r"([\\`*_\[\](){}<>#|~!])")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
@@ -186,7 +186,7 @@ class Transcript:
 
     def resolve(self, reference: str) -> Thing:
         """``#2`` → what it is. Raises :class:`Refused`, in words for the model."""
-        match = re.fullmatch(r"#(\d{1,3})", reference.strip())
+        match = re.fullmatch(r"#([0-9]{1,3})", reference.strip())
         k = int(match[1]) if match else 0
         if k in self.things:
             return self.things[k]

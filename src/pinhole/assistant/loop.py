@@ -84,8 +84,8 @@ Event = Started | Shown | Text | Problem | Finished
 class Linker:
     """Turns ``#2`` into a link as text streams by, and keeps the model from writing links of its own."""
 
-    _HOLD = re.compile(r"(#\d{0,3}|\](\((i(t(e(m)?)?)?)?)?)$")
-    _REFERENCE = re.compile(r"#(\d{1,3})(?!\d)")
+    _HOLD = re.compile(r"(#[0-9]{0,3}|\](\((i(t(e(m)?)?)?)?)?)$")
+    _REFERENCE = re.compile(r"#([0-9]{1,3})(?![0-9])")
 
     def __init__(self, things: dict[int, Thing]) -> None:
         self._things, self._held = things, ""
@@ -183,8 +183,9 @@ class _Turn:
 
     def run(self) -> Iterator[Event]:
         for step in range(self.assistant.config.max_steps + 1):
-            call = yield from self._ask("none" if self._must_talk or step == self.assistant.config.max_steps else self.tool_choice)
-            if call is None:
+            choice = "none" if self._must_talk or step == self.assistant.config.max_steps else self.tool_choice
+            call = yield from self._ask(choice)
+            if call is None or choice == "none":
                 break
             self.tool_choice = "auto"  # "required", or a tool's name, is about the first call
             if call.name not in self.assistant.toolbox:
@@ -221,6 +222,7 @@ class _Turn:
         return call
 
     def _say(self, text: str) -> Iterator[Event]:
+        text = text if self.said else text.lstrip()
         if text:
             self.said += text
             yield Text(text)
