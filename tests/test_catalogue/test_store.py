@@ -207,7 +207,7 @@ def test_reads_from_several_threads_while_somebody_writes(catalogue):
     wrong = []
 
     def read():
-        for _ in range(15):
+        for _ in range(6):
             try:
                 assert len(catalogue.items()) >= 300 and catalogue.item("i0007")["title"].startswith("Thing")
                 assert len(catalogue.filter_ids("category = 'a'")) >= 150
@@ -215,10 +215,10 @@ def test_reads_from_several_threads_while_somebody_writes(catalogue):
             except Exception as error:
                 wrong.append(error)
 
-    threads = [threading.Thread(target=read) for _ in range(6)]
+    threads = [threading.Thread(target=read) for _ in range(4)]
     for thread in threads:
         thread.start()
-    for n in range(310, 400, 10):
+    for n in range(310, 360, 10):
         catalogue.upsert("items", rows(n))
     for thread in threads:
         thread.join()
