@@ -184,7 +184,7 @@ class _Run:
         with torch.no_grad():
             for mean, weight in zip(self.mean, self.heads.parameters(), strict=True):
                 mean.lerp_(weight, 1 - config.averaging)
-        self.curve.append({"step": self.step, "loss": float(total), **{name: float(loss) for name, (_, loss) in losses.items()}})
+        self.curve.append({"step": self.step, "loss": float(total.detach()), **{name: float(loss.detach()) for name, (_, loss) in losses.items()}})
 
     def _losses(self, draw: np.random.Generator) -> dict[str, tuple[float, Tensor]]:
         config, sampler, found = self.config, self.sampler, dict[str, tuple[float, Tensor]]()
