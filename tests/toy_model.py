@@ -76,3 +76,4 @@ TOOLS = (
     function("related", "pictures that go with one", ("item",), item=REFERENCE),
     function("board", "open a board", ("title",), title=TEXT),
 )
+OWN = (*TOOLS[:2], function("item", "details of one picture", ("item",), item=REFERENCE), TOOLS[2])

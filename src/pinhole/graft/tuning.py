@@ -54,9 +54,12 @@ def answer_logits(graft: Graft, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
 
 def add_lora(graft: Graft, rank: int, seed: int) -> Any:
     """Put LoRA into the language model in place; returns peft's wrapper (its ``merge_and_unload`` bakes it in)."""
+    import warnings
+
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)  # peft asks transformers by its old name
     return get_peft_model(graft.lm, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"), autocast_adapter_dtype=False)
 
 
@@ -112,8 +115,8 @@ class Trainer:
             if f"exp_avg.{name}" in state:
                 self.optimiser.state[tensor] = {
                     "step": state[f"step.{name}"].reshape(()),
-                    "exp_avg": state[f"exp_avg.{name}"],
-                    "exp_avg_sq": state[f"exp_avg_sq.{name}"],
+                    "exp_avg": state[f"exp_avg.{name}"].reshape(tensor.shape),
+                    "exp_avg_sq": state[f"exp_avg_sq.{name}"].reshape(tensor.shape),
                 }
         for name, buffer in self.graft.projector.named_buffers():
             buffer.copy_(state[f"buffer.{name}"])

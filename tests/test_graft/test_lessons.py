@@ -1,0 +1,141 @@
+"""What lessons may and may not hold: right answers, held-out items and words on one side only."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+
+import pytest
+from toy_model import OWN
+from toy_world import tiny_world
+
+from pinhole.config import GraftConfig
+from pinhole.graft import toolbank
+from pinhole.graft.phrasings import Phrases, banks
+from pinhole.graft.prompt import Soft, parse_call
+from pinhole.graft.seeing import Seeing
+from pinhole.graft.talking import Talking, talking_lessons
+from pinhole.graft.world import World
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return tiny_world()
+
+
+def drawn(world: World, n: int, *, held: bool = False) -> list[object]:
+    rng = random.Random(0)
+    seeing, talking = Seeing(world, rng, held=held), Talking(world, rng, OWN, GraftConfig(), held=held)
+    found: list[object] = []
+    while len(found) < n:
+        found += [*seeing.scene(), *talking.episode()]
+    return found
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_pictures_come_from_one_pool_only(world: World, held: bool) -> None:
+    pool = {f"{world.space}:{world.pictures[i].id}" for i in world.pool(held)}
+    shown = {part.key for lesson in drawn(world, 400, held=held) for message in lesson.messages for part in message.parts if isinstance(part, Soft)}
+    assert shown and shown <= pool
+
+
+def test_titles_are_hidden_where_seeing_is_asked(world: World) -> None:
+    seeing = Seeing(world, random.Random(0))
+    for lesson in itertools.islice(itertools.chain.from_iterable(seeing.scene() for _ in range(200)), 300):
+        cards = lesson.messages[1].text.split("\n")[:-1]
+        assert all(re.fullmatch(r"#\d", line) for line in cards)
+
+
+def test_answers_are_right(world: World) -> None:
+    """Read back from the pictures, without the code that made them."""
+    by_id = {picture.id: picture for picture in world.pictures}
+    kinds = set()
+    for lesson in drawn(world, 800):
+        if "items" not in lesson.expect:
+            continue
+        kinds.add(lesson.kind)
+        shown = [by_id[id] for id in lesson.expect["items"]]
+        question = lesson.messages[1].text.split("\n")[-1].lower()
+        if lesson.kind == "pick":
+            picture = shown[int(lesson.answer[1:]) - 1]
+            assert any(name in question for name in (*picture.names, picture.category))
+            assert sum(any(name in question for name in (*p.names, p.category)) for p in shown) == 1
+        elif lesson.kind == "category":
+            assert lesson.answer == shown[int(re.search(r"#(\d)", question)[1]) - 1].category
+        elif lesson.kind == "match":
+            picture = shown[int(re.search(r"#(\d)", question)[1]) - 1]
+            assert (lesson.answer == "yes") == any(name in question for name in (*picture.names, picture.category))
+        elif lesson.kind == "odd":
+            things = [picture.keywords[0] for picture in shown]
+            assert things.count(things[int(lesson.answer[1:]) - 1]) == 1
+        elif lesson.kind == "theme":
+            assert lesson.answer in question and all(picture.keywords[0] == lesson.answer for picture in shown)
+    assert kinds == {"category", "describe", "match", "pick", "odd", "theme"}
+
+
+def test_training_never_sees_a_held_out_board(world: World) -> None:
+    hidden = {i for board in world.boards if board.held for i in board.pictures}
+    for board, members in world.themed(False, 3):
+        assert not board.held and not hidden & set(members)
+
+
+def test_calls_are_to_tools_on_offer_with_their_arguments(world: World) -> None:
+    for lesson in drawn(world, 600):
+        call = parse_call(lesson.answer)
+        if call is None:
+            continue
+        tool = next(tool for tool in lesson.tools if tool["name"] == call[0])
+        properties = tool["parameters"]["properties"]
+        assert set(tool["parameters"].get("required", [])) <= set(call[1]) <= set(properties)
+        assert list(call[1]) == [name for name in properties if name in call[1]], "in the schema's order"
+        shown = {match for message in lesson.messages[:-1] for match in re.findall(r"#\d+", message.text)}
+        assert {value for value in call[1].values() if isinstance(value, str) and value.startswith("#")} <= shown
+
+
+def test_what_is_asked_for_is_in_the_request(world: World) -> None:
+    for lesson in drawn(world, 600):
+        call = parse_call(lesson.answer)
+        if call:
+            said = lesson.messages[-2].text.lower()
+            assert all(str(value).lower() in said for value in call[1].values()), (said, call)
+
+
+def test_the_two_halves_share_no_frame_and_no_verb() -> None:
+    bank = banks()
+    for name, pair in [*bank["seeing"].items(), *bank["frames"].items(), ("verbs", bank["verbs"]), ("adjectives", bank["adjectives"])]:
+        lessons, exams = ({" ".join(text.lower().split()).strip(" ?.") for text in pair[half]} for half in ("lessons", "exams"))
+        assert lessons and exams and not lessons & exams, name
+    verbs = {verb.split()[0] for verb in bank["verbs"]["lessons"]} & {verb.split()[0] for verb in bank["verbs"]["exams"]}
+    assert verbs <= {"i", "i'm"}  # pronouns, not verbs
+    assert not {m for group in bank["chat"]["lessons"] for m in group["messages"]} & set(bank["chat"]["exams"])
+
+
+def test_unseen_tools_are_unseen() -> None:
+    def words(tools):  # type: ignore[no-untyped-def]
+        return (
+            {name for tool in tools for name in tool.names.split("|")},
+            {frame for tool in tools for frame in tool.frames},
+            {tool.about for tool in tools},
+        )
+
+    for lessons, exams in zip(words(toolbank.LESSONS), words(toolbank.EXAM), strict=True):
+        assert not lessons & exams
+    values = [{name for tool in tools for args in tool.args for name in args.split("|")} for tools in (toolbank.LESSONS, toolbank.EXAM)]
+    assert not values[0] & values[1], "argument names are unseen too"
+
+
+def test_the_same_seed_draws_the_same_lessons(world: World) -> None:
+    stream = talking_lessons(OWN, GraftConfig())
+    texts = [
+        [lesson.messages[-1].text + lesson.messages[-2].text for lesson in itertools.islice(stream(world, random.Random(5)), 60)] for _ in range(2)
+    ]
+    assert texts[0] == texts[1]
+
+
+def test_phrases_fill_every_frame() -> None:
+    for held in (False, True):
+        say = Phrases(random.Random(0), held=held)
+        for intent in banks()["frames"]:
+            for _ in range(20):
+                assert "{" not in say.frame(intent, x="owl", a="#1", b="#2", c="food")

@@ -1,0 +1,97 @@
+"""A packed row must say of every lesson exactly what the lesson says by itself."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from toy_model import tiny_graft
+from toy_world import tiny_world
+
+from pinhole.graft.fast import fast_training
+from pinhole.graft.packing import Row, batches, pack
+from pinhole.graft.seeing import Seeing
+from pinhole.graft.tuning import answer_logits
+
+
+@pytest.fixture(scope="module")
+def graft() -> object:
+    return tiny_graft()
+
+
+def lessons(n: int = 12) -> list[object]:
+    seeing = Seeing(tiny_world(), random.Random(1))
+    found: list[object] = []
+    while len(found) < n:
+        found += list(seeing.scene())
+    return found[:n]
+
+
+def logits_of(graft, rows):  # type: ignore[no-untyped-def]
+    with torch.no_grad():
+        return answer_logits(graft, rows)
+
+
+def test_packed_equals_alone(graft) -> None:  # type: ignore[no-untyped-def]
+    prompts = [graft.prompter.render(lesson.messages, generate=False) for lesson in lessons()]
+    row = Row()
+    places = [row.add(prompt) for prompt in prompts]
+    packed, wanted = logits_of(graft, [row])
+    assert len(row.tokens) < 0.7 * row.plain_tokens
+    for prompt, place in zip(prompts, places, strict=True):
+        alone = Row()
+        alone.add(prompt)
+        by_itself, token = logits_of(graft, [alone])
+        assert wanted[place].tolist() == token.tolist()
+        torch.testing.assert_close(packed[place], by_itself, atol=2e-4, rtol=2e-4)
+
+
+def test_padding_changes_nothing(graft) -> None:  # type: ignore[no-untyped-def]
+    prompts = [graft.prompter.render(lesson.messages, generate=False) for lesson in lessons(8)]
+    rows = [Row(), Row()]
+    rows[0].add(prompts[0])
+    for prompt in prompts[1:]:
+        rows[1].add(prompt)
+    together, _ = logits_of(graft, rows)
+    apart = torch.cat([logits_of(graft, [row])[0] for row in rows])
+    torch.testing.assert_close(together, apart, atol=2e-4, rtol=2e-4)
+
+
+def test_the_fast_forward_is_the_same_function(graft) -> None:  # type: ignore[no-untyped-def]
+    row = Row()
+    for lesson in lessons():
+        row.add(graft.prompter.render(lesson.messages, generate=False))
+    for parameter in graft.lm.parameters():
+        parameter.requires_grad = False
+
+    def gradient() -> tuple[torch.Tensor, torch.Tensor]:
+        graft.projector.zero_grad()
+        logits, wanted = answer_logits(graft, [row])
+        torch.nn.functional.cross_entropy(logits, wanted).backward()
+        return logits.detach(), graft.projector.skip.weight.grad.clone()
+
+    stock, stock_gradient = gradient()
+    with fast_training(graft.lm):
+        fast, fast_gradient = gradient()
+    again, _ = gradient()
+    torch.testing.assert_close(fast, stock, atol=2e-4, rtol=2e-4)
+    torch.testing.assert_close(fast_gradient, stock_gradient, atol=1e-4, rtol=1e-3)
+    assert torch.equal(again, stock)  # the stock forward is back
+
+
+def test_rows_are_filled_in_order_and_a_long_lesson_stands_alone(graft) -> None:  # type: ignore[no-untyped-def]
+    prompts = [graft.prompter.render(lesson.messages, generate=False) for lesson in lessons(20)]
+    rows = pack(prompts, tokens=120)
+    assert sum(row.lessons for row in rows) == 20
+    assert all(len(row.tokens) <= 120 or row.lessons == 1 for row in rows)
+    spread = [row for batch in batches(rows, 3) for row in batch]
+    assert {id(row) for row in spread} == {id(row) for row in rows}
+
+
+def test_a_lesson_twice_costs_once(graft) -> None:  # type: ignore[no-untyped-def]
+    prompt = graft.prompter.render(lessons(1)[0].messages, generate=False)
+    row = Row()
+    first = row.add(prompt)
+    assert row.cost(prompt) == 0
+    assert row.add(prompt) == first and len(row.tokens) == len(prompt.tokens)

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from toy_model import OWN, tiny_graft
+from toy_world import tiny_world
+
+from pinhole.config import GraftConfig
+from pinhole.errors import SpaceMismatch
+from pinhole.evaluation.answers import blinded, choose
+from pinhole.evaluation.seeing_exams import questions
+from pinhole.graft.model import Graft
+from pinhole.graft.prompt import Message, Soft
+from pinhole.graft.train import train, warm_start
+from pinhole.workspace import read_json
+
+SETTINGS = GraftConfig(seeing_steps=6, talking_steps=4, row_tokens=384, batch_rows=2, checkpoint_steps=3, lora_rank=4, dtype="float32")
+
+
+class Stop(Exception):
+    pass
+
+
+def run(out: Path, config: GraftConfig = SETTINGS, stop_at: int | None = None) -> tuple[Graft, dict[str, Any]]:
+    graft, world = tiny_graft(), tiny_world()
+    warm_start(graft, world)
+
+    def progress(done: int, total: int) -> None:
+        if done == stop_at:
+            raise Stop
+
+    return graft, train(graft, world, OWN, config, out, progress)
+
+
+def test_resumed_equals_uninterrupted(tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    straight, figures = run(whole)
+    for stop in (4, 8):  # between checkpoints, in either stage
+        with pytest.raises(Stop):
+            run(broken, stop_at=stop)
+    resumed, again = run(broken)
+    for (name, a), (_, b) in zip(straight.state_dict().items(), resumed.state_dict().items(), strict=True):
+        assert torch.equal(a, b), name
+    assert figures["graft.lessons"] == again["graft.lessons"] > 100
+
+
+def test_training_teaches(tmp_path: Path) -> None:
+    """The loss of answers never seen in the same words falls by half; the schedule and the masters work."""
+    config = SETTINGS.model_copy(
+        update={"seeing_steps": 60, "talking_steps": 0, "lora_rank": 16, "lora_learning_rate": 3e-3, "checkpoint_steps": 1000}
+    )
+    run(tmp_path, config)
+    losses = [point["loss"] for point in read_json(tmp_path / "curve.json")]
+    assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:3])
+
+
+def test_a_blinded_question_shows_the_mean_picture_everywhere() -> None:
+    world, graft = tiny_world(), tiny_graft()
+    asked = questions(world, "pick", 20, seed=1)
+    dark = [blinded(lesson, world.mean) for lesson in asked]
+    assert {part.key for lesson in dark for message in lesson.messages for part in message.parts if isinstance(part, Soft)} == {"mean"}
+    said = choose(graft, asked)
+    assert all(answer in lesson.choices for lesson, answer in zip(asked, said, strict=True))
+
+
+def test_saved_and_loaded_is_the_same_model(tmp_path: Path) -> None:
+    graft, _ = run(tmp_path)
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    graft.save(folder)
+    again = Graft.load(folder, torch.float32)
+    prompt = graft.prompter.render([Message.of("user", "what is #1", Soft("x", np.ones(24, np.float32)))])
+    with torch.no_grad():
+        one, two = (model.lm(inputs_embeds=model.embed(prompt)).logits for model in (graft, again))
+    assert torch.equal(one, two)
+    assert again.space == graft.space and again.card == graft.card
+    assert all(path.suffix != ".bin" and path.suffix != ".pt" for path in folder.iterdir())
+    assert not any(".lora_" in name for name in load_file(folder / "model.safetensors"))
+
+
+def test_vectors_of_another_space_are_refused() -> None:
+    with pytest.raises(SpaceMismatch, match="0123456789abcdef.*feedfeedfeedfeed"):
+        tiny_graft().check_space("feedfeedfeedfeed")
