@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
 from toy_model import DIM, SPACE
 
 KINDS = ("animals", "food", "tools")

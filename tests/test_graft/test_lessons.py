@@ -7,8 +7,6 @@ import random
 import re
 
 import pytest
-from toy_model import OWN
-from toy_world import tiny_world
 
 from pinhole.config import GraftConfig
 from pinhole.graft import toolbank
@@ -17,6 +15,8 @@ from pinhole.graft.prompt import Soft, parse_call
 from pinhole.graft.seeing import Seeing
 from pinhole.graft.talking import Talking, talking_lessons
 from pinhole.graft.world import World
+from toy_model import OWN
+from toy_world import tiny_world
 
 
 @pytest.fixture(scope="module")

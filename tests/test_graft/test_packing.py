@@ -6,13 +6,13 @@ import random
 
 import pytest
 import torch
-from toy_model import tiny_graft
-from toy_world import tiny_world
 
 from pinhole.graft.fast import fast_training
 from pinhole.graft.packing import Row, batches, pack
 from pinhole.graft.seeing import Seeing
 from pinhole.graft.tuning import answer_logits
+from toy_model import tiny_graft
+from toy_world import tiny_world
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from toy_model import TOOLS, tiny_tokenizer, vectors
 
 from pinhole.errors import ConfigError
 from pinhole.graft.prompt import Message, Prompter, Soft, call_text, card, parse_call, results, short_title, system, tools_text
+from toy_model import TOOLS, tiny_tokenizer, vectors
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def test_a_picture_is_one_negative_token(prompter: Prompter) -> None:
     prompt = prompter.render([Message.of("user", "#1", a, " dog\n#2", b)])
     assert [token for token in prompt.tokens if token < 0] == [-1, -2]
     assert prompt.soft == (a, b)
-    assert [key for key in prompt.keys() if isinstance(key, str)] == ["space:0", "space:1"]
+    assert [key for key in list(prompt.keys()) if isinstance(key, str)] == ["space:0", "space:1"]
 
 
 def test_nobody_can_write_a_special_token(prompter: Prompter) -> None:

@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from toy_model import OWN, tiny_graft
-from toy_world import tiny_world
 
 from pinhole.config import GraftConfig
 from pinhole.errors import SpaceMismatch
@@ -18,6 +16,8 @@ from pinhole.graft.model import Graft
 from pinhole.graft.prompt import Message, Soft
 from pinhole.graft.train import train, warm_start
 from pinhole.workspace import read_json
+from toy_model import OWN, tiny_graft
+from toy_world import tiny_world
 
 SETTINGS = GraftConfig(seeing_steps=6, talking_steps=4, row_tokens=384, batch_rows=2, checkpoint_steps=3, lora_rank=4, dtype="float32")
 
