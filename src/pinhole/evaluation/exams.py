@@ -80,9 +80,25 @@ def _turn(lesson: Lesson, said: str) -> dict[str, Any]:
     return {"kind": lesson.kind, "messages": messages, "wanted": wanted, "said": said, "right": right}
 
 
-def write_evaluation(out: Path, figures: dict[str, float], turns: Sequence[dict[str, Any]], curve: Path) -> None:
-    """What the report draws from."""
+def build_evaluation(
+    graft: Graft,
+    engine: Engine,
+    world: World,
+    tools: Sequence[ToolSchema],
+    config: Config,
+    out: Path,
+    *,
+    others: Sequence[Callable[[], dict[str, float]]] = (),
+    curves: Sequence[Path] = (),
+    progress: Progress | None = None,
+) -> dict[str, float]:
+    """The ``evaluate`` stage. ``others`` are measurements of other rooms (search, speed), ``curves`` pictures to keep beside."""
+    figures, turns = graft_exams(graft, engine, world, tools, config, progress)
+    for measure in others:
+        figures |= measure()
     write_json(out / "figures.json", dict(sorted(figures.items())))
-    write_json(out / "conversations.json", list(turns))
-    if curve.exists():
-        shutil.copyfile(curve, out / "curve.png")
+    write_json(out / "conversations.json", turns)
+    for curve in curves:
+        if curve.exists():
+            shutil.copyfile(curve, out / f"{curve.parent.parent.name}-{curve.name}")
+    return figures

@@ -25,6 +25,7 @@ class Row:
     parents: list[int] = field(default_factory=list)  # index in the row, -1 for a root
     learn_from: list[int] = field(default_factory=list)  # indices whose logits are wanted …
     learn_token: list[int] = field(default_factory=list)  # … and the token each must predict
+    learn_weight: list[float] = field(default_factory=list)  # a lesson weighs one, however long its answer is
     soft: list[Soft] = field(default_factory=list)
     lessons: int = 0
     plain_tokens: int = 0  # what the lessons would have cost unpacked
@@ -46,6 +47,7 @@ class Row:
         self.lessons += 1
         self.plain_tokens += len(prompt.tokens)
         here, answer = -1, []
+        weight = 1 / max(1, sum(prompt.learn))
         for token, key, learn in zip(prompt.tokens, prompt.keys(), prompt.learn, strict=True):
             child = self._children.get((here, key))
             if child is None:
@@ -55,6 +57,8 @@ class Row:
                     self._learned[here, child] = len(self.learn_from)
                     self.learn_from.append(here)
                     self.learn_token.append(self.tokens[child])
+                    self.learn_weight.append(0.0)
+                self.learn_weight[self._learned[here, child]] += weight
                 answer.append(self._learned[here, child])
             here = child
         return answer

@@ -87,7 +87,7 @@ class Seeing:
     def name_of(self, i: int) -> str:
         """A name of the picture: the first (its title) half the time, else any; sometimes its category."""
         picture = self.world.pictures[i]
-        if not self.held and picture.category in self.kinds and self.rng.random() < 0.15:
+        if not self.held and picture.category in self.kinds and self.rng.random() < 0.35:
             return picture.category
         if not picture.names:
             return ""

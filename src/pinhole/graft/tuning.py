@@ -80,9 +80,10 @@ class Trainer:
         self.rates = [group["lr"] for group in self.optimiser.param_groups]
 
     def step(self, rows: Sequence[Row], progress: float) -> float:
-        """One step; ``progress`` in [0, 1] places it in its stage's schedule. Returns the mean loss of the answer tokens."""
+        """One step; ``progress`` in [0, 1] places it in its stage's schedule. Returns the mean loss of an answer's token."""
         logits, wanted = answer_logits(self.graft, rows)
-        loss = nn.functional.cross_entropy(logits, wanted)
+        weights = torch.tensor([weight for row in rows for weight in row.learn_weight], device=logits.device)
+        loss = (nn.functional.cross_entropy(logits, wanted, reduction="none") * weights).sum() / weights.sum()
         loss.backward()  # type: ignore[no-untyped-call]
         scale = min(1.0, (progress + 1e-3) / 0.04) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
         for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
