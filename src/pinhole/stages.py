@@ -18,11 +18,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pinhole.errors import DiskFull, UnknownName
 from pinhole.meter import Meter
 from pinhole.workspace import Artefact, Workspace, digest, disk_errors
+
+if TYPE_CHECKING:
+    from pinhole.catalogue.store import Catalogue
+    from pinhole.vision.align import Space
+    from pinhole.vision.features import Features
 
 Progress = Callable[[int, int], None]
 Track = Callable[[str], AbstractContextManager[Progress]]
@@ -48,7 +53,10 @@ class Build:
 
 @dataclass(frozen=True)
 class Stage:
-    """``run`` returns the figures for the manifest. Raise ``version`` when its code would write something else."""
+    """``run`` returns the figures for the manifest. Raise ``version`` when its code would write something else.
+
+    ``also`` says what else it reads: names of things outside the workspace, and a hash of each.
+    """
 
     name: str
     needs: tuple[str, ...]
@@ -56,6 +64,7 @@ class Stage:
     tables: tuple[str, ...]
     version: int
     run: Callable[[Build], dict[str, Any]]
+    also: Callable[[Workspace], dict[str, str]] = lambda workspace: {}
 
 
 @dataclass(frozen=True)
@@ -185,6 +194,7 @@ def _recipe(workspace: Workspace, stage: Stage, inputs: Mapping[str, Artefact], 
         "inputs": {name: inputs[name].key for name in stage.needs},
         "settings": settings,
         "tables": {table: prints[table] for table in stage.tables},
+        "also": stage.also(workspace),
     }
 
 
@@ -198,6 +208,7 @@ def why(old: Recipe | None, new: Recipe) -> str:
         if before != value:
             section, key = name.split(".", 1)
             reasons.append(f"[{section}] {key} changed ({before} → {value})" if name in old["settings"] else f"[{section}] {key} is new")
+    reasons += [f"{name} changed" for name, value in new["also"].items() if old["also"].get(name) != value]
     reasons += [f"{name} was rebuilt" for name, value in new["inputs"].items() if old["inputs"].get(name) != value]
     if old["version"] != new["version"]:
         reasons.append("the code of this stage changed")
@@ -250,20 +261,70 @@ def _foreign_disk_errors(where: Path) -> Iterator[None]:
 # -- the rooms' stages --------------------------------------------------------------------------
 
 
-def _embed(job: Build) -> dict[str, Any]:
+def _catalogue(job: Build) -> Catalogue:
     from pinhole.catalogue.store import Catalogue
+
+    return Catalogue(job.workspace.tables)
+
+
+def _features(job: Build) -> Features:
+    from pinhole.vision.features import Features
+
+    return Features.load(job.inputs["embed"].path)
+
+
+def _space(job: Build) -> Space:
+    from pinhole.vision.align import Space
+
+    return Space.load(job.inputs["align"].path)
+
+
+def _stamps(spec: str) -> str:
+    """A hash of what a local folder holds (names, sizes, times); "" for a name that is fetched and never changes."""
+    folder = Path(spec.partition(":")[2] or spec)
+    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+    return digest([(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]) if files else ""
+
+
+def _encoders(workspace: Workspace) -> dict[str, str]:
+    vision = workspace.config.vision
+    return {"the image encoder's files": _stamps(vision.image_encoder), "the text encoder's files": _stamps(vision.text_encoder)}
+
+
+def _base_and_tools(workspace: Workspace) -> dict[str, str]:
+    from pinhole.assistant.tools import Toolbox
+
+    return {"the base's files": _stamps(workspace.config.graft.base), "the tools": digest(Toolbox().schemas)}
+
+
+def _embed(job: Build) -> dict[str, Any]:
     from pinhole.vision.precompute import precompute
 
     vision = job.workspace.config.vision
-    previous = job.previous.path if job.previous else None
-    catalogue = Catalogue(job.workspace.tables)
-    stats = precompute(catalogue, vision.image_encoder, vision.text_encoder, job.out, previous, vision.workers, job.progress, vision.max_pixels)
+    before = job.previous.path if job.previous else None
+    stats = precompute(_catalogue(job), vision.image_encoder, vision.text_encoder, job.out, before, vision.workers, job.progress, vision.max_pixels)
     return stats.figures()
 
 
-STAGES: dict[str, Stage] = {
-    stage.name: stage
-    for stage in [
-        Stage("embed", needs=(), sections=("vision",), tables=("items",), version=1, run=_embed),
-    ]
-}
+def _align(job: Build) -> dict[str, Any]:
+    from pinhole.vision.align import build_align
+
+    return build_align(_catalogue(job), _features(job), job.workspace.config, job.out, job.progress)
+
+
+def _graft(job: Build) -> dict[str, Any]:
+    from pinhole.assistant.tools import Toolbox
+    from pinhole.graft.train import build_graft
+
+    return build_graft(_catalogue(job), _features(job), _space(job), Toolbox().schemas, job.workspace.config, job.out, job.progress)
+
+
+def _named(*stages: Stage) -> dict[str, Stage]:
+    return {stage.name: stage for stage in stages}
+
+
+STAGES: dict[str, Stage] = _named(
+    Stage("embed", (), ("vision",), ("items",), 1, _embed, _encoders),
+    Stage("align", ("embed",), ("align", "catalogue"), ("items", "boards", "queries"), 1, _align),
+    Stage("graft", ("embed", "align"), ("graft", "catalogue"), ("items", "boards"), 1, _graft, _base_and_tools),
+)
