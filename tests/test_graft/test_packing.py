@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from pinhole.graft.fast import fast_training
+from pinhole.graft.fast import fast_rows
 from pinhole.graft.packing import Row, batches, pack
 from pinhole.graft.seeing import Seeing
 from pinhole.graft.tuning import answer_logits
@@ -72,7 +72,7 @@ def test_the_fast_forward_is_the_same_function(graft) -> None:  # type: ignore[n
         return logits.detach(), graft.projector.skip.weight.grad.clone()
 
     stock, stock_gradient = gradient()
-    with fast_training(graft.lm):
+    with fast_rows(graft.lm):
         fast, fast_gradient = gradient()
     again, _ = gradient()
     torch.testing.assert_close(fast, stock, atol=2e-4, rtol=2e-4)

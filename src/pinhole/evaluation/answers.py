@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from pinhole.graft.fast import fast_rows
 from pinhole.graft.model import Graft
 from pinhole.graft.packing import Row, batches
 from pinhole.graft.prompt import Message, Soft
@@ -43,7 +44,8 @@ def choose(graft: Graft, lessons: Sequence[Lesson], progress: Callable[[int, int
         if not rows or len(rows[-1].tokens) + len(probe.tokens) > ROW_TOKENS:
             rows.append(Row())
         places += [(number, choice, rows[-1], rows[-1].add(prompt)) for choice, prompt in zip(lesson.choices, prompts, strict=True)]
-    scores = _scores(graft, rows, progress)
+    with fast_rows(graft.lm):
+        scores = _scores(graft, rows, progress)
     best: dict[int, tuple[float, str]] = {}
     for number, choice, row, answer in places:
         score = float(scores[id(row)][answer].sum())

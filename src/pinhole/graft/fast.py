@@ -1,4 +1,4 @@
-"""The same language model, trained faster: attention and norms without needless copies.
+"""The same language model, faster on packed rows: attention and norms without needless copies.
 
 On a CPU in bfloat16 the stock modules spend most of a training step converting to float32 and
 expanding grouped heads. Here the softmax runs in the model's dtype (the kernel accumulates in
@@ -59,8 +59,8 @@ def _norms(model: nn.Module) -> list[nn.Module]:
 
 
 @contextlib.contextmanager
-def fast_training(model: Any) -> Iterator[None]:
-    """Within the block, ``model`` (a transformers causal LM) trains with the functions above."""
+def fast_rows(model: Any) -> Iterator[None]:
+    """Within the block, ``model`` (a transformers causal LM) runs on packed rows with the functions above."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(ATTENTION, grouped_attention)

@@ -20,7 +20,7 @@ from pinhole.catalogue.split import Split
 from pinhole.config import Config, GraftConfig
 from pinhole.errors import UsageError
 from pinhole.graft.base import load_base
-from pinhole.graft.fast import fast_training
+from pinhole.graft.fast import fast_rows
 from pinhole.graft.model import Graft, resolve_dtype
 from pinhole.graft.packing import Row
 from pinhole.graft.projector import Projector
@@ -89,7 +89,7 @@ def train(
     graft: Graft, world: World, tools: Sequence[ToolSchema], config: GraftConfig, out: Path, progress: Progress | None = None
 ) -> dict[str, Any]:
     """Both stages; returns figures. ``out`` holds the checkpoint that a killed run resumes from, and the loss curve."""
-    with fast_training(graft.lm):
+    with fast_rows(graft.lm):
         return _train(Trainer(graft, config, config.seed), world, tools, config, out, progress)
 
 

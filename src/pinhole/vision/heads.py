@@ -1,12 +1,12 @@
 """Training the two heads of a space: a start from PCA and ridge regression, then contrast.
 
-    picture ── standardise ── linear ─┐
-                                      ├─ + ── item  ─┐
-    title ─────────────────── linear ─┘              ├─ cosine × scale ── InfoNCE
-    query ─────────────────── linear ────── query ───┘
+    picture ── standardise ── principal directions ── linear ─┐
+                                                              ├─ + ── item  ─┐
+    title ─────────────────────────────────────────── linear ─┘              ├─ cosine × scale ── InfoNCE
+    query ─────────────────────────────────────────── linear ────── query ───┘
 
-A random start falls below the untuned vectors on small catalogues; this one starts at what the
-encoders and a regression know and moves from there. Everything random is drawn from (seed, step),
+All three linear maps become one matrix each when training is over (:class:`~pinhole.vision.align.Space`).
+Everything random is drawn from (seed, step),
 so a run that was killed and resumed ends with the weights of an undisturbed one. Knows nothing of
 tables: rows, vectors and :class:`~pinhole.vision.signals.Signals` come in.
 """
@@ -28,10 +28,9 @@ from pinhole.vision.align import Space
 from pinhole.vision.features import Features
 from pinhole.vision.losses import drift, nested_contrast
 from pinhole.vision.signals import Pairs, Sampler, Signals
+from pinhole.vision.start import Start, find_start
 from pinhole.workspace import digest, write_atomic
 
-SAMPLE = 20_000  # training rows that statistics are taken from
-RIDGE = 3.0  # per unit-length text
 WARM_UP = 20
 CHECKPOINT_STEPS = 50
 SCALE = 12.0  # one over the first temperature
@@ -65,8 +64,7 @@ def fit(
 
     With a ``folder`` it checkpoints there and resumes from there.
     """
-    start = _start(features, signals, asked, config)
-    run = _Run(start, features, signals, asked, config)
+    run = _Run(find_start(features, signals, asked, config), features, signals, asked, config)
     kept = folder / "training.safetensors" if folder else None
     if kept is not None and kept.exists():
         run.resume(kept)
@@ -79,90 +77,24 @@ def fit(
     return Fitted(run.space(), run.curve)
 
 
-# -- the start ----------------------------------------------------------------------------------
-
-
-def _start(features: Features, signals: Signals, asked: np.ndarray, config: AlignConfig) -> Space:
-    """Pictures by their principal directions, damped whitening; texts by ridge regression towards their pictures."""
-    draw = np.random.default_rng([config.seed, 0])
-    rows = signals.items[features.has_image[signals.items]]
-    rows = np.sort(draw.choice(rows, min(SAMPLE, len(rows)), replace=False)) if len(rows) else rows
-    d_image, d_text, dim = features.image_encoder.dim, features.text_encoder.dim, config.dim
-    raw = features.image[rows] if len(rows) else np.zeros((1, d_image), np.float32)
-    mean, deviation = raw.mean(0), raw.std(0) + 1e-3 * (raw.std() + 1e-6)
-    weights = {"picture.mean": mean, "picture.deviation": deviation}
-    for head, width in (("image", d_image), ("text", d_text), ("query", d_text)):
-        weights |= {f"{head}.weight": np.zeros((dim, width), np.float32), f"{head}.bias": np.zeros(dim, np.float32)}
-    space = Space(weights, features.image_encoder, features.text_encoder, tuple(width for width in config.nested if width < dim) + (dim,))
-
-    pictures = space.picture(raw)
-    directions, shift = _principal(pictures, dim)
-    space.weights["image.weight"], space.weights["image.bias"] = directions, -directions @ shift
-    texts, targets, shares = _regression(features, signals, asked, space, set(rows.tolist()))
-    if len(texts):
-        matrix, bias = _ridge(texts, targets, shares, RIDGE)
-        for head in ("text", "query"):
-            space.weights[f"{head}.weight"], space.weights[f"{head}.bias"] = matrix, bias
-    return space
-
-
-def _principal(vectors: np.ndarray, dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """((dim, width) directions, largest first, each divided by its deviation plus the largest one; mean)."""
-    mean = vectors.mean(0)
-    values, directions = np.linalg.eigh(np.cov(vectors - mean, rowvar=False).astype(np.float64).reshape(vectors.shape[1], -1))
-    deviation = np.sqrt(np.maximum(values[::-1][:dim], 0))
-    chosen = directions[:, ::-1][:, :dim].T / (deviation + deviation[0] + 1e-9)[:, None]  # (≤ dim, width)
-    chosen = np.concatenate([chosen, np.zeros((dim - len(chosen), vectors.shape[1]))])
-    size = np.linalg.norm((vectors - mean) @ chosen.T, axis=1).mean()
-    return (chosen / max(size, 1e-9)).astype(np.float32), mean
-
-
-def _regression(features: Features, signals: Signals, asked: np.ndarray, space: Space, rows: set[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Texts, the mean picture of each in the space, and how much each counts: titles, then queries."""
-
-    def seen(chosen: np.ndarray) -> np.ndarray:
-        return space.picture(features.image[chosen]) @ space.weights["image.weight"].T + space.weights["image.bias"]
-
-    titled = np.array([row for row in signals.items[features.has_text[signals.items]] if row in rows], dtype=np.int64)
-    texts, targets, shares = [features.text[titled]], [seen(titled)], [np.ones(len(titled), np.float32)]
-    for vector, query in zip(asked, signals.queries, strict=True):
-        found = query.rows[features.has_image[query.rows]][:50]
-        if len(found):
-            texts.append(vector[None])
-            targets.append(seen(found).mean(0, keepdims=True))
-            shares.append(np.sqrt([min(len(found), 20)]).astype(np.float32))
-    return np.concatenate(texts), np.concatenate(targets), np.concatenate(shares)
-
-
-def _ridge(inputs: np.ndarray, targets: np.ndarray, shares: np.ndarray, strength: float) -> tuple[np.ndarray, np.ndarray]:
-    """Weighted ridge regression: (dim, width) and (dim,), scaled so that outputs have mean length 1."""
-    mean_in, mean_out = np.average(inputs, axis=0, weights=shares), np.average(targets, axis=0, weights=shares)
-    root = np.sqrt(shares)[:, None].astype(np.float64)
-    left, right = (inputs - mean_in) * root, (targets - mean_out) * root
-    matrix = np.linalg.solve(left.T @ left + strength * np.eye(inputs.shape[1]), left.T @ right).T
-    size = max(float(np.linalg.norm((inputs - mean_in) @ matrix.T, axis=1).mean()), 1e-9)
-    return (matrix / size).astype(np.float32), (-(matrix / size) @ mean_in).astype(np.float32)
-
-
 # -- the training -------------------------------------------------------------------------------
 
 
 class _Run:
-    """Heads, optimiser and step of one training."""
+    """Heads, optimiser and step of one training. Pictures are reduced to their principal directions once, before it."""
 
-    def __init__(self, start: Space, features: Features, signals: Signals, asked: np.ndarray, config: AlignConfig) -> None:
+    def __init__(self, start: Start, features: Features, signals: Signals, asked: np.ndarray, config: AlignConfig) -> None:
         self.start, self.features, self.config = start, features, config
+        self.pictures = start.reduced(features)
         self.asked = np.asarray(asked, dtype=np.float32)
         self.sampler = Sampler(signals, features.has_text, features.has_image)
-        self.heads = Heads(start.image_encoder.dim, start.text_encoder.dim, config.dim)
-        self.heads.load_state_dict(
-            {name: torch.from_numpy(start.weights[name].copy()) for name in start.weights if "picture" not in name}, strict=False
-        )
+        self.heads = Heads(self.pictures.shape[1], features.text_encoder.dim, config.dim)
+        self.heads.load_state_dict({name: torch.from_numpy(weight.copy()) for name, weight in start.heads.items()}, strict=False)
         self.begin = [weight.detach().clone() for weight in self._matrices()]
         self.optimiser = torch.optim.AdamW(self.heads.parameters(), lr=config.learning_rate, weight_decay=0.0)
         self.mean = [weight.detach().clone() for weight in self.heads.parameters()]
         self.step, self.curve = 0, list[Point]()
-        self.identity = digest(start.identity, config.model_dump(mode="json"), hash_of(signals))
+        self.identity = digest(start.space(start.heads).identity, config.model_dump(mode="json"), hash_of(signals))
 
     def _matrices(self) -> list[Tensor]:
         return [self.heads.image.weight, self.heads.text.weight, self.heads.query.weight]
@@ -212,7 +144,7 @@ class _Run:
         has_image, has_text = self.features.has_image[rows], self.features.has_text[rows] & (draw.random(len(rows)) < title_share)
         has_text |= ~has_image
         has_image = has_image & ~(has_text & (draw.random(len(rows)) < 0.1))
-        picture = self._dropped(self.start.picture(self.features.image[rows]), draw)
+        picture = self._dropped(self.pictures[rows], draw)
         text = self._dropped(np.asarray(self.features.text[rows]), draw)
         return self.heads.item(picture, torch.from_numpy(has_image), text, torch.from_numpy(has_text))
 
@@ -228,8 +160,7 @@ class _Run:
     def space(self) -> Space:
         """The running mean of the weights (Polyak averaging) as a space."""
         names = [name for name, _ in self.heads.named_parameters()]
-        weights = dict(self.start.weights) | {name: mean.numpy() for name, mean in zip(names, self.mean, strict=True) if name != "log_scale"}
-        return Space(weights, self.start.image_encoder, self.start.text_encoder, self.start.nested)
+        return self.start.space({name: mean.numpy() for name, mean in zip(names, self.mean, strict=True) if name != "log_scale"})
 
     def keep(self, path: Path) -> None:
         """Weights, their mean, the optimiser's moments, the step and the curve: one file, one rename."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -230,15 +231,18 @@ class _Plan:
     def _hash_file(self, row: int, id: str, path: str) -> str | None:
         try:
             file = self.catalogue.root / path
-            stat = os.stat(file)
-            stamp = f"{stat.st_size}-{stat.st_mtime_ns}"
+            found = os.stat(file)
+            stamp = f"{found.st_size}-{found.st_mtime_ns}"
             self.stamps[row] = stamp
             known = self.index.get(id)
             if known is not None and known[:2] == (path, stamp):
                 return known[2]
-            if stat.st_size <= MAX_BYTES:
+            if stat.S_ISREG(found.st_mode) and found.st_size <= MAX_BYTES:
                 return hashlib.sha256(file.read_bytes()).hexdigest()
-            reason = f"an image file of {stat.st_size:,} bytes, more than {MAX_BYTES:,}"
+            large = found.st_size > MAX_BYTES
+            reason = (
+                f"an image file of {found.st_size:,} bytes, more than {MAX_BYTES:,}" if large else "the image is a folder or a device, not a file"
+            )
         except (OSError, ValueError):
             reason = self._why(id)
         self.reasons[id] = reason
