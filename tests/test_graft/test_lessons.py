@@ -9,6 +9,7 @@ import re
 import pytest
 
 from pinhole.config import GraftConfig
+from pinhole.evaluation.seeing_exams import questions
 from pinhole.graft import toolbank
 from pinhole.graft.phrasings import Phrases, banks
 from pinhole.graft.prompt import Soft, parse_call
@@ -40,9 +41,11 @@ def test_pictures_come_from_one_pool_only(world: World, held: bool) -> None:
     assert shown and shown <= pool
 
 
-def test_titles_are_hidden_where_seeing_is_asked(world: World) -> None:
-    seeing = Seeing(world, random.Random(0))
-    for lesson in itertools.islice(itertools.chain.from_iterable(seeing.scene() for _ in range(200)), 300):
+@pytest.mark.parametrize("kind", ["category", "match", "pick", "odd", "theme"])
+def test_titles_are_hidden_in_exams(world: World, kind: str) -> None:
+    asked = questions(world, kind, 40, seed=0)
+    assert asked
+    for lesson in asked:
         cards = lesson.messages[1].text.split("\n")[:-1]
         assert all(re.fullmatch(r"#\d", line) for line in cards)
 

@@ -100,8 +100,7 @@ def probe(world: World, asked: Sequence[Lesson]) -> float:
         return 0.0
     kinds = set(world.categories)
     train = [i for i in world.train if world.pictures[i].category in kinds]
-    at = {picture.id: i for i, picture in enumerate(world.pictures)}
-    held = [at[lesson.expect["items"][0]] for lesson in asked]
+    held = [world.at[lesson.expect["items"][0]] for lesson in asked]
     scaler = StandardScaler().fit(world.vectors[train])
     classifier = LogisticRegressionCV(Cs=np.logspace(-5, -2, 4), cv=3, max_iter=200, use_legacy_attributes=False)
     classifier.fit(scaler.transform(world.vectors[train]), [world.pictures[i].category for i in train])

@@ -16,6 +16,8 @@ from pinhole.graft.phrasings import Phrases
 from pinhole.graft.prompt import Message, Part, ToolSchema, card, lines, system
 from pinhole.graft.world import World
 
+_WORDED = 0.3  # share of mixed scenes whose cards say what they show
+
 
 @dataclass(frozen=True)
 class Lesson:
@@ -32,9 +34,9 @@ class Lesson:
         return self.messages[-1].text
 
 
-def picture_cards(world: World, members: Sequence[int]) -> tuple[Part, ...]:
-    """Cards without titles."""
-    return tuple(lines([card(k, world.soft(i), "") for k, i in enumerate(members, 1)]))
+def picture_cards(world: World, members: Sequence[int], *, worded: bool = False) -> tuple[Part, ...]:
+    """Cards without titles; ``worded`` ones say what the picture shows."""
+    return tuple(lines([card(k, world.soft(i), (world.pictures[i].names or ("",))[0] if worded else "") for k, i in enumerate(members, 1)]))
 
 
 class Seeing:
@@ -50,9 +52,10 @@ class Seeing:
         self.classed = [i for i in self.pool if world.pictures[i].category in self.kinds]
         self.named = [i for i in self.pool if world.pictures[i].names]
         self.themes = world.themed(held, 5)
+        self.worded = False  # lessons only: with words beside the pictures, telling which is which is learned before seeing is
 
     def lesson(self, kind: str, members: Sequence[int], question: str, answer: str, choices: Sequence[str] = ()) -> Lesson:
-        shown = (*picture_cards(self.world, members), f"\n{question}")
+        shown = (*picture_cards(self.world, members, worded=self.worded), f"\n{question}")
         expect = {"answer": answer, "items": [self.world.pictures[i].id for i in members]}
         return Lesson(kind, (self.system, Message("user", shown), Message.of("assistant", answer)), self.tools, tuple(choices), expect)
 
@@ -142,24 +145,34 @@ class Seeing:
 
     def scene(self) -> Iterator[Lesson]:
         """Several lessons that share their pictures."""
-        drawn = self.rng.random()
-        if drawn < 0.12:
-            yield from self._some(self.odd() for _ in range(1))
-        elif drawn < 0.22:
-            yield from self._some(self.theme() for _ in range(1))
+        drawn, self.worded = self.rng.random(), False
+        if drawn < 0.35:
+            yield from self._group(self.odd())
+        elif drawn < 0.6:
+            yield from self._group(self.theme())
         else:
-            yield from self._questions(self.members(self.rng.choice((1, 1, 2, 3, 4, 4, 4, 5, 6))))
+            members = self.members(self.rng.choice((1, 1, 1, 1, 2, 3, 4, 4, 5)))
+            self.worded = len(members) > 1 and self.rng.random() < _WORDED
+            yield from self._questions(members)
+        self.worded = False
+
+    def _group(self, first: Lesson | None) -> Iterator[Lesson]:
+        """A question about all of the pictures, then some about single ones."""
+        if first:
+            yield first
+            yield from self._questions([self.world.at[id] for id in first.expect["items"]])
 
     def _questions(self, members: list[int]) -> Iterator[Lesson]:
+        """One question of each kind about one picture (all kinds about a picture that stands alone), and which is which."""
         pictures = self.world.pictures
-        for at in self.rng.sample(range(len(members)), min(len(members), 3)):
-            if pictures[members[at]].category in self.kinds:
-                yield self.category(members, at)
-            if pictures[members[at]].names and self.rng.random() < 0.5:
-                yield self.describe(members, at)
-            yield from self._some([self.match(members, at)])
+        at = self.rng.randrange(len(members))
+        if pictures[members[at]].category in self.kinds and not self.worded:
+            yield self.category(members, at)
+        if pictures[members[at]].names and self.rng.random() < 0.5:
+            yield self.describe(members, at)
+        yield from self._some([self.match(members, at)])
         if len(members) > 1:
-            yield from self._some(self.pick(members, at) for at in range(len(members)))
+            yield from self._some(self.pick(members, at) for at in self.rng.sample(range(len(members)), min(len(members), 3)))
 
     @staticmethod
     def _some(lessons: Any) -> Iterator[Lesson]:

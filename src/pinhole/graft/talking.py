@@ -89,8 +89,12 @@ class Talking:
             return ToolSet(self.own, (), self.rng, rename=False, shuffle=False)
         if drawn < 0.6:
             return ToolSet(self.own, (), self.rng, rename=True, shuffle=True)
-        own = self.own if drawn < 0.8 else self.rng.sample(self.own, 2)
+        own = self.own if drawn < 0.8 else self._some_of_own()
         return ToolSet(own, self.rng.sample(bank, self.rng.randint(1, 3)), self.rng, rename=drawn >= 0.7, shuffle=True)
+
+    def _some_of_own(self) -> list[ToolSchema]:
+        """Search, and one more."""
+        return [tool for tool in self.own if tool["name"] == "search"] + self.rng.sample([tool for tool in self.own if tool["name"] != "search"], 1)
 
     def subject(self) -> str:
         """What somebody may look for: a name, sometimes with an adjective, sometimes two of them."""
@@ -123,8 +127,6 @@ class Talking:
         """What is said first, the call that answers it, and the words that were looked for."""
         x = self.subject()
         drawn = self.rng.random()
-        if "search" not in tools.tools:
-            drawn = 1.0
         if drawn < 0.62:
             return self.say.search(x), tools.call("search", {"text": x}), x
         if drawn < 0.78 and self.world.categories:
@@ -136,22 +138,19 @@ class Talking:
         if "board" in tools.tools:
             title = self.rng.choice(self.boards)
             return self.say.frame("board", x=title), tools.call("board", {"title": title}), title
-        if "search" in tools.tools:
-            return self.say.search(x), tools.call("search", {"text": x}), x
-        return self.invented(tools, 0) or (self.say.search(x), tools.call(next(iter(tools.tools)), {"item": "#1"}), x)
+        return self.say.search(x), tools.call("search", {"text": x}), x
 
     def follow_up(self, kind: str, tools: ToolSet, shown: int) -> tuple[str, Call] | None:
         """A request about pictures #1 … #``shown``; None where this set has no tool for it."""
         a, b = (f"#{k}" for k in self.rng.sample(range(1, shown + 1), 2))
-        search = "search" in tools.tools
-        if kind == "like" and search:
+        if kind == "like":
             return self.say.frame("like", a=a), tools.call("search", {"like": a})
-        if kind == "like_text" and search:
+        if kind == "like_text":
             x = self.refinement()
             return self.say.frame("like_text", a=a, x=x), tools.call("search", {"text": x, "like": a})
-        if kind == "like_unlike" and search:
+        if kind == "like_unlike":
             return self.say.frame("like_unlike", a=a, b=b), tools.call("search", {"like": a, "unlike": b})
-        if kind == "text_unlike" and search:
+        if kind == "text_unlike":
             x = self.subject()
             return self.say.frame("text_unlike", x=x, b=b), tools.call("search", {"text": x, "unlike": b})
         if kind in ("related", "item") and kind in tools.tools:
@@ -189,7 +188,7 @@ class Talking:
         members = self.found(self.rng.choice((2, 3, 4, 5, 6, 6)))
         picture = self.world.pictures[members[0]]
         said, call, x = self.opening(tools)
-        if "search" in tools.tools and call[0] == tools.tools["search"] and self.rng.random() < 0.8:
+        if call[0] == tools.tools["search"] and self.rng.random() < 0.8:
             x = self.rng.choice(picture.names[:2])
             said, call = self.say.search(x), tools.call("search", {"text": x})
         shown = results([self.card(k, i) for k, i in enumerate(members, 1)])

@@ -66,6 +66,7 @@ class World:
         self.held = [i for i, picture in enumerate(self.pictures) if picture.held]
         counts = Counter(self.pictures[i].category for i in self.train)
         self.categories = [name for name, count in counts.most_common() if name and count >= _KIND_AT_LEAST]
+        self.at = {picture.id: i for i, picture in enumerate(self.pictures)}
         self._softs: dict[int, Soft] = {}
         self.mean = self.vectors[self.train].mean(0) if self.train else np.zeros(self.vectors.shape[1:], np.float32)
         self.by_category: dict[bool, dict[str, list[int]]] = {False: defaultdict(list), True: defaultdict(list)}
