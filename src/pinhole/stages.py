@@ -202,15 +202,20 @@ def why(old: Recipe | None, new: Recipe) -> str:
     """The difference of two recipes in words: "items changed, [align] steps changed (600 → 300), embed was rebuilt"."""
     if old is None:
         return "first time"
-    reasons = [f"{table} changed" for table, value in new["tables"].items() if old["tables"].get(table) != value]
+
+    def before(part: str) -> dict[str, Any]:
+        return old.get(part, {})
+
+    reasons = [f"{table} changed" for table, value in new["tables"].items() if before("tables").get(table) != value]
     for name, value in new["settings"].items():
-        before = old["settings"].get(name)
-        if before != value:
-            section, key = name.split(".", 1)
-            reasons.append(f"[{section}] {key} changed ({before} → {value})" if name in old["settings"] else f"[{section}] {key} is new")
-    reasons += [f"{name} changed" for name, value in new["also"].items() if old["also"].get(name) != value]
-    reasons += [f"{name} was rebuilt" for name, value in new["inputs"].items() if old["inputs"].get(name) != value]
-    if old["version"] != new["version"]:
+        section, key = name.split(".", 1)
+        if name not in before("settings"):
+            reasons.append(f"[{section}] {key} is new")
+        elif before("settings")[name] != value:
+            reasons.append(f"[{section}] {key} changed ({before('settings')[name]} → {value})")
+    reasons += [f"{name} changed" for name, value in new["also"].items() if before("also").get(name) != value]
+    reasons += [f"{name} was rebuilt" for name, value in new["inputs"].items() if before("inputs").get(name) != value]
+    if old.get("version") != new["version"]:
         reasons.append("the code of this stage changed")
     return ", ".join(reasons) or "its settings changed"
 
