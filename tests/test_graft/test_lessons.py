@@ -96,6 +96,19 @@ def test_calls_are_to_tools_on_offer_with_their_arguments(world: World) -> None:
         assert {value for value in call[1].values() if isinstance(value, str) and value.startswith("#")} <= shown
 
 
+def test_answers_speak_of_what_came_back(world: World) -> None:
+    outcomes = [lesson for lesson in drawn(world, 2000) if lesson.kind == "outcome"]
+    assert len(outcomes) > 20
+    for lesson in outcomes:
+        told, answer = lesson.messages[-2], lesson.answer
+        assert told.text.startswith("results:") and parse_call(lesson.messages[-3].text)
+        cards = re.findall(r"^#\d+", told.text, re.MULTILINE)
+        if cards:
+            assert answer.startswith(f"I found {len(cards)} ") and cards[0] in answer
+        elif told.text == "results: none":
+            assert "nothing" in answer
+
+
 def test_what_is_asked_for_is_in_the_request(world: World) -> None:
     for lesson in drawn(world, 600):
         call = parse_call(lesson.answer)

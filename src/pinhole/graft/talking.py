@@ -237,6 +237,40 @@ class Talking:
             said, answer = self.say.chat()
             yield self.lesson("chat", tools, history, said, answer=answer)
         yield from self.about(tools, history, members)
+        yield from self.outcomes(tools, history, members)
+
+    def outcomes(self, tools: ToolSet, history: Sequence[Message], members: Sequence[int]) -> Iterator[Lesson]:
+        """What to say after a second search, after one that found nothing, and of results in words."""
+        kind = self.rng.choice(("second", "nothing", "details", "refused"))
+        made = self.follow_up("item" if kind == "details" else self.rng.choice(("like", "like_text", "related")), tools, len(members))
+        if not made:
+            return
+        said, call = made
+        first, answer = len(members) + 1, "I found nothing. Try other words."
+        if kind == "second":
+            more = self.found(self.rng.choice((2, 4, 6)))
+            told, answer = results([self.card(k, i) for k, i in enumerate(more, first)]), self.answer(more, first)
+        elif kind == "details":
+            reference = next(iter(call[1].values()))
+            told, answer = self.details(reference, members[int(reference[1:]) - 1])
+        elif kind == "refused":
+            k = first + self.rng.randint(0, 9)
+            said, call = self.say.frame("like", a=f"#{k}"), tools.call("search", {"like": f"#{k}"})
+            told, answer = results([(f"there is no #{k}; there are #1 to #{first - 1}",)]), f"There is no #{k}; there are #1 to #{first - 1}."
+        else:
+            told = results([])
+        turns = (*history, Message.of("user", said), Message.of("assistant", call_text(*call)), told, Message.of("assistant", answer))
+        yield Lesson("outcome", (system(tools.schemas), *turns), tools.schemas)
+
+    def details(self, reference: str, i: int) -> tuple[Message, str]:
+        """An item's details as its tool tells them, and a sentence about them."""
+        picture = self.world.pictures[i]
+        known = {"title": picture.title, "category": picture.category, "keywords": ", ".join(picture.names[-3:])}
+        text = "; ".join(f"{name}: {value}" for name, value in known.items() if value)
+        called = picture.title.lower() or picture.category or "a picture"
+        return results([(text or "nothing is known of it",)]), f"{reference} shows {called}" + (
+            f": {known['keywords']}." if known["keywords"] else "."
+        )
 
     def about(self, tools: ToolSet, history: Sequence[Message], members: Sequence[int]) -> Iterator[Lesson]:
         """Questions about the pictures shown that need no tool."""
