@@ -75,7 +75,8 @@ def kind_of(attributes: Any, category: str) -> str:
 def examples(categories: list[str]) -> list[str]:
     """Requests to start with, in the catalogue's own words."""
     words = [name.replace("_", " ") for name in categories]
-    ideas = [f"Find pictures of {word}" for word in words[:1]]
-    ideas += ["I need something for a winter card", "Something red and round"]
-    ideas += [f"Show me something from {word}" for word in words[2:3]]
-    return ideas
+    plural = next((word for word in words if word.endswith("s") and " " not in word), None)
+    other = next((word for word in words if word != plural), None)
+    ideas = [f"Find pictures of {plural}"] if plural else []
+    ideas += ["I need something for a winter card", "Show me something red and round"]
+    return ideas + ([f"What is in the category {other}?"] if other else [])

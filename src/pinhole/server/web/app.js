@@ -28,7 +28,7 @@ async function begin() {
   $("pitch").replaceChildren(`This model has no vision encoder. It sees each of `, h("b", {}, plural(about.items, "picture")), ` as ${about.tokens_per_item === 1 ? "a single token" : each}.`);
   $("kinds").replaceChildren(...about.categories.slice(0, 12).map((kind) => {
     const name = kind.name.replaceAll("_", " ");
-    return h("button", { type: "button", class: "kind", onclick: () => send(`Show me something from ${name}`) },
+    return h("button", { type: "button", class: "kind", onclick: () => send(`Show me everything in ${name}`) },
       h("span", { class: "faces" }, kind.items.map((id) => thumbnail(id, 128))), h("span", { class: "label" }, h("span", {}, name), h("small", {}, kind.count.toLocaleString("en"))));
   }));
   $("examples").replaceChildren(...about.examples.map((text) => h("button", { type: "button", class: "example", onclick: () => send(text) }, text)));
@@ -123,7 +123,7 @@ function refer(item, text = "") {
 
 function hints(item) {
   const tag = `#${item.k}`;
-  const ideas = [`more like ${tag}`, `what is ${tag}?`, `like ${tag} but simpler`, `not like ${tag}`];
+  const ideas = [`more like ${tag}`, `what is ${tag}?`, `what goes with ${tag}?`, `like ${tag} but blue`];
   const use = (idea) => () => {
     $("text").value = idea;
     grow();
