@@ -80,6 +80,13 @@ def test_refusals_are_noted_once_and_forgotten(tiny_encoders: Specs, make_catalo
     assert not catalogue.rejected().num_rows
 
 
+def test_what_is_no_file_does_not_hang(tiny_encoders: Specs, make_catalogue: Callable[..., Any], tmp_path: Path) -> None:
+    catalogue = make_catalogue(4)
+    os.mkfifo(catalogue.root / "files" / "gone.png")
+    precompute(catalogue, *tiny_encoders, tmp_path / "out", workers=1)
+    assert "not a file" in dict(Features.load(tmp_path / "out").rejected)["x-gone"]
+
+
 def test_previous_is_copied_and_only_changes_cost(
     tiny_encoders: Specs, make_catalogue: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,7 +209,7 @@ def test_ctrl_c_stops_the_workers(tiny_encoders: Specs, make_catalogue: Callable
     workers = workers_of(process)
     assert workers
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: everybody gets it
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=90)
     assert process.returncode != 0
     assert b"KeyboardInterrupt" in err.splitlines()[-1]
     assert not any(worker.is_running() for worker in workers)
@@ -214,7 +221,7 @@ def test_workers_do_not_outlive_a_killed_parent(tiny_encoders: Specs, make_catal
     workers = workers_of(process)
     process.kill()
     process.communicate()
-    until = time.time() + 20
+    until = time.time() + 90
     while any(worker.is_running() for worker in workers) and time.time() < until:
         time.sleep(0.05)
     assert not any(worker.is_running() for worker in workers)

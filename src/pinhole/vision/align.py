@@ -190,12 +190,12 @@ def build_align(
     return {"items": len(signals.items), **sizes, "steps": len(fitted.curve), **ends}
 
 
-def learned_vectors(space: Space, features: Features, rows: int = 8192) -> np.ndarray:
-    """(n, dim): every item's vector from picture and title, in slices of ``rows``."""
+def learned_vectors(space: Space, features: Features, *, titles: bool = True, rows: int = 8192) -> np.ndarray:
+    """(n, dim): every item's vector from picture and title, or from its picture alone, in slices of ``rows``."""
     parts = []
     for start in range(0, len(features), rows):
         piece = slice(start, start + rows)
-        parts.append(space.item_vectors(features.image[piece], features.has_image[piece], features.text[piece], features.has_text[piece]))
+        parts.append(space.item_vectors(features.image[piece], features.has_image[piece], features.text[piece], features.has_text[piece] & titles))
     return np.concatenate(parts) if parts else np.zeros((0, space.dim), np.float32)
 
 
