@@ -1,0 +1,193 @@
+"""What each figure is called in plain words, and how flat keys become rows with what they are compared with.
+
+A figure is a key; ``.n``, ``.low``, ``.high`` and the marks (``.chance``, ``.blind`` …) hang on it. A key that
+nobody described here still gets a row under its own name, so nothing that was measured is left out. Knows
+nothing of how a figure was measured or of how it is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Unit = Literal["share", "times", "seconds", "per second", "tokens", "number"]
+
+MARKS = {
+    "chance": "guessing",
+    "blind": "the same model with every picture replaced by the mean one",
+    "probe": "a linear classifier on the same vectors",
+    "base": "the best way without training",
+}
+_OWN = ("n", "low", "high", "tuned")
+
+
+@dataclass(frozen=True)
+class Named:
+    """A figure in plain words."""
+
+    label: str
+    about: str = ""
+    unit: Unit = "share"
+
+
+GROUPS: dict[str, tuple[str, str, dict[str, Named]]] = {
+    "search": (
+        "Search",
+        "Finding pictures by words and by company, with texts and boards that no stage trained on.",
+        {
+            "search.text_to_image.recall@10": Named("Words find pictures", "right pictures among the first ten, found by the picture alone"),
+            "search.text_to_image.recall@10.ratio": Named("… against no training", "tuned ÷ base; interval by resampling the queries", "times"),
+            "boards.recall@10": Named("New boards", "board-mates among the first ten, from a few pictures of the board"),
+            "boards.recall@10.ratio": Named("… against no training", "tuned ÷ base; interval by resampling the boards", "times"),
+        },
+    ),
+    "see": (
+        "Seeing",
+        "Questions about pictures never trained on, each one soft token, with title and attributes hidden.",
+        {
+            "see.category.accuracy": Named("What kind of thing is it?", "one picture, every category of the catalogue to choose from"),
+            "see.pick.accuracy": Named("Which of the four is it?", "four pictures and a name"),
+            "see.match.accuracy": Named("Is it this?", "one picture and a name, yes or no"),
+        },
+    ),
+    "board": (
+        "Boards",
+        "Questions about several pictures at once.",
+        {
+            "board.theme.accuracy": Named("What do they share?", "five pictures of one board, five titles"),
+            "board.theme.accuracy.new": Named("… on new boards", "boards of which no picture was trained on"),
+            "board.odd_one_out.accuracy": Named("Which one is the stranger?", "three pictures of one board and one of another"),
+        },
+    ),
+    "tools": (
+        "Tools",
+        "What the model does when it is asked for something, in words and sentences that no lesson has.",
+        {
+            "tools.valid": Named("A call that can be run", "a tool on offer, its required arguments, no unknown one"),
+            "tools.name": Named("The right tool", "or none, where none is needed"),
+            "tools.arguments": Named("The right call", "the right tool and all arguments"),
+            "tools.references": Named("The right pictures", "every #number in the call, and no other"),
+            "tools.unseen": Named("A tool never seen", "known only from its schema; tool and all arguments"),
+            "tools.by_kind.open": Named("… first request", "“find …”, “… in animals”, “open the board …”"),
+            "tools.by_kind.like": Named("… more like #2"),
+            "tools.by_kind.like_text": Named("… like #2, but blue"),
+            "tools.by_kind.like_unlike": Named("… like #2, not like #5"),
+            "tools.by_kind.text_unlike": Named("… boats, not like #5"),
+            "tools.by_kind.related": Named("… what goes with #3"),
+            "tools.by_kind.item": Named("… details of #1"),
+            "tools.by_kind.chat": Named("… no tool needed"),
+        },
+    ),
+    "lessons": (
+        "Your lessons",
+        "The turns of the file that was named.",
+        {
+            "lessons.right": Named("Right", "the call with all its arguments, or the very answer"),
+            "lessons.name": Named("The right tool", "or none, where none is expected"),
+        },
+    ),
+    "speed": (
+        "Speed",
+        "On the machine named above.",
+        {
+            "speed.first_token_s": Named("First word of an answer", "with the conversation so far in the cache", "seconds"),
+            "speed.first_token_over_forward": Named("… against the bare model", "÷ one forward pass of the new tokens", "times"),
+            "speed.tool_call_s": Named("A whole search call", "from the last word of the question to the call, written out", "seconds"),
+            "speed.train.samples_per_s": Named("Lessons trained on", "over both stages", "per second"),
+            "speed.embed.fraction": Named("Embedding, of what is possible", "bare decode and bare forward ÷ end to end, same pictures and workers"),
+        },
+    ),
+    "cost": (
+        "Cost",
+        "What a picture takes in a prompt.",
+        {
+            "cost.tokens_per_item": Named("Tokens of a picture", "", "tokens"),
+            "cost.tokens_per_card": Named("Tokens of a card", "number, picture and short title", "tokens"),
+        },
+    ),
+}
+NAMED: dict[str, Named] = {key: named for _, _, rows in GROUPS.values() for key, named in rows.items()}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure with its interval, what it is compared with, and whatever else hangs on its key."""
+
+    key: str
+    named: Named
+    value: float
+    n: int | None = None
+    low: float | None = None
+    high: float | None = None
+    marks: dict[str, float] = field(default_factory=dict)
+    also: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Group:
+    name: str
+    title: str
+    about: str
+    rows: list[Row]
+
+
+def grouped(figures: Mapping[str, float]) -> list[Group]:
+    """Rows of all figures in the order above; groups with nothing measured are absent, keys not described come last."""
+    left = {key: value for key, value in figures.items() if isinstance(value, (int, float))}
+    found = []
+    for name, (title, about, named) in GROUPS.items():
+        rows = [row for key, one in named.items() if (row := _row(key, one, left))]
+        if rows:
+            found.append(Group(name, title, about, rows))
+    strays = list(_strays(left))
+    return [*found, Group("more", "More", "Also measured.", strays)] if strays else found
+
+
+def _row(key: str, named: Named, left: dict[str, float]) -> Row | None:
+    """Take a figure and all that hangs on it out of ``left``; None where it was not measured."""
+    main = next((at for at in (key, f"{key}.tuned") if at in left), None)
+    if main is None:
+        left.pop(f"{key}.n", None)  # nothing was asked
+        return None
+    value = left.pop(main)
+    inner = [other for other in NAMED if other.startswith(f"{key}.")]
+    parts: dict[str, float] = {}
+    for at in [at for at in left if at.startswith(f"{key}.") and not any(at == one or at.startswith(f"{one}.") for one in inner)]:
+        parts[at.removeprefix(f"{key}.").removeprefix("tuned.")] = left.pop(at)
+    n, low, high = (parts.pop(own, None) for own in _OWN[:3])
+    marks = {mark: parts.pop(mark) for mark in MARKS if mark in parts}
+    return Row(key, named, value, None if n is None else int(n), low, high, marks, parts)
+
+
+def _strays(left: dict[str, float]) -> Iterator[Row]:
+    while left:
+        key = next(iter(left))
+        whole = next((key[: -len(own) - 1] for own in (*_OWN, *MARKS) if key.endswith(f".{own}")), key)
+        row = _row(whole, Named(whole, "", "number"), left)
+        if row:
+            yield row
+        elif key in left:
+            yield Row(key, Named(key, "", "number"), left.pop(key))
+
+
+def written(value: float, unit: Unit = "number") -> str:
+    """A value as people read it: ``.58``, ``1.24×``, ``41 ms``, ``12,345``."""
+    if value != value:
+        return "–"
+    if unit == "share":
+        return f"{value:.3f}".removeprefix("0") if value < 1 else f"{value:.2f}"
+    if unit == "times":
+        return f"{value:.2f}×"
+    if unit == "seconds":
+        return f"{value * 1000:.0f} ms" if value < 1 else clock(value)
+    number = f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
+    return f"{number}/s" if unit == "per second" else number
+
+
+def clock(seconds: float) -> str:
+    """``0.8 s``, ``42 s``, ``7 min 05 s``, ``1 h 02 min``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
