@@ -5,6 +5,7 @@ Knows nothing of options or exit codes, and nothing of how a room works.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,9 +14,9 @@ from typing import Any
 from pinhole import wiring
 from pinhole.console import Console, columns
 from pinhole.errors import IngestError, MissingArtefact, UnknownName, UsageError
-from pinhole.stages import Outcome
+from pinhole.stages import STAGES, Outcome
 from pinhole.stages import build as run_stages
-from pinhole.workspace import Workspace, read_json, write_json
+from pinhole.workspace import Artefact, Workspace, read_json, write_json
 
 SAMPLES = "samples.json"
 
@@ -125,34 +126,72 @@ def evaluate(workspace: Workspace, console: Console) -> Answer:
 
 def evaluate_lessons(workspace: Workspace, file: Path, console: Console) -> Answer:
     """Anybody's lessons: a JSONL file of ``messages``, ``tools``, ``expect``."""
-    from pinhole.evaluation.lessons_file import examine_file
+    from pinhole.evaluation.tool_exams import lessons_file
 
     if not file.is_file():
         raise IngestError("no such file", where=str(file), fix="name a JSONL file of lessons: messages, tools, expect")
+    assistant = wiring.open_assistant(workspace)
+
+    def show(k: int, id: str) -> Any:
+        thing = assistant.shop.things([id])[0]
+        return assistant.engine.card(k, thing.soft, thing.title)
+
     with console.bar("lessons") as progress:
-        found = examine_file(wiring.open_assistant(workspace), file, progress=progress)
+        found = lessons_file(file, assistant.engine, show, progress)
     return Answer(found, columns(list(found.items())))
 
 
 def lessons(workspace: Workspace, n: int) -> Answer:
-    """``n`` lessons as the language model reads them."""
-    from pinhole.graft.lessons import show
+    """``n`` lessons as the language model reads them, in words and as ``lessons.html`` with their pictures."""
+    from pinhole.assistant.tools import Toolbox
+    from pinhole.evaluation.report import draw_lessons, messages_of, show_lessons
 
-    shown = show(wiring.need_items(workspace), workspace.config, n)
-    return Answer({"lessons": shown}, [line for one in shown for line in (*_lesson_lines(one), "")])
+    drawn = draw_lessons(wiring.open_world(workspace), Toolbox().schemas, workspace.config.graft, n)
+    path = show_lessons(drawn, workspace.root / "lessons.html", wiring.thumbnails(workspace))
+    shown = [{"kind": one.kind, "messages": [*messages_of(one), {"role": "assistant", "parts": [one.answer]}]} for one in drawn]
+    return Answer({"page": str(path), "lessons": shown}, [line for one in shown for line in (*_lesson_lines(one), "")] + [f"wrote {path}"])
 
 
 def _lesson_lines(lesson: dict[str, Any]) -> list[str]:
-    return [f"[{lesson.get('kind', 'lesson')}]", *(f"{message['role']:>9}: {message['text']}" for message in lesson["messages"])]
+    said = [(message["role"], "".join(part if isinstance(part, str) else "▫" for part in message["parts"])) for message in lesson["messages"]]
+    return [f"[{lesson['kind']}]", *(f"{role:>9}: " + text.replace("\n", "\n" + " " * 11) for role, text in said)]
 
 
 def report(workspace: Workspace, console: Console) -> Answer:
     """Write ``report.html`` from the latest exams, which are brought up to date first."""
-    from pinhole.evaluation.report import write
+    from pinhole.evaluation.report import write_report
 
     build(workspace, ["evaluate"], console)
-    path = write(workspace, wiring.open_catalogue(workspace), workspace.root / "report.html")
+    exams = workspace.need("evaluate")
+    made = {stage: artefact for stage in STAGES if (artefact := workspace.latest(stage))}
+    path = write_report(
+        workspace.root / "report.html",
+        name=workspace.root.resolve().name,
+        about=_about(workspace, exams),
+        figures=exams.manifest["figures"],
+        conversations=read_json(exams.path / "conversations.json"),
+        curves={"Embedding space": made["align"].path / "curve.json", "Language model": made["graft"].path / "curve.json"},
+        stages=[artefact.manifest for artefact in made.values()],
+        thumbnail=wiring.thumbnails(workspace),
+    )
     return Answer({"report": str(path)}, [f"wrote {path}"])
+
+
+def _about(workspace: Workspace, exams: Artefact) -> dict[str, str]:
+    """What the report's figures are of, in words."""
+    from pinhole.evaluation.machine import in_words
+
+    catalogue, settings = wiring.open_catalogue(workspace), workspace.config
+    machine = exams.path / "machine.json"
+    return {
+        "catalogue": ", ".join(f"{catalogue.count(kind):,} {kind}" for kind in ("items", "boards", "queries")),
+        "language model": settings.graft.base,
+        "image encoder": settings.vision.image_encoder,
+        "text encoder": settings.vision.text_encoder,
+        "embedding space": read_json(workspace.need("align").path / "space.json")["identity"],
+        "measured": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime((exams.path / "manifest.json").stat().st_mtime)),
+        "machine": in_words(read_json(machine)) if machine.exists() else "",
+    }
 
 
 # -- finding ------------------------------------------------------------------------------------

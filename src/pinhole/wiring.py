@@ -7,16 +7,18 @@ command pays for what it uses. Everything opened here is of one embedding space 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pinhole.console import Console
-from pinhole.errors import WorkspaceError
+from pinhole.errors import PinholeError, WorkspaceError
 from pinhole.workspace import Workspace
 
 if TYPE_CHECKING:
     from pinhole.assistant.loop import Assistant
     from pinhole.catalogue.store import Catalogue
+    from pinhole.graft.world import World
     from pinhole.retrieval.index import Searcher
 
 
@@ -48,6 +50,33 @@ def open_searcher(workspace: Workspace) -> Searcher:
 
 def open_assistant(workspace: Workspace) -> Assistant:
     raise NotImplementedError
+
+
+def open_world(workspace: Workspace) -> World:
+    """The catalogue as lessons see it, in the space that was built last."""
+    from pinhole.catalogue.split import Split
+    from pinhole.graft.world import build_world
+    from pinhole.vision.align import Space
+    from pinhole.vision.features import Features
+
+    space, features = Space.load(workspace.need("align").path), Features.load(workspace.need("embed").path)
+    split = Split(workspace.config.catalogue)
+    return build_world(need_items(workspace), features, space, split, workspace.config.catalogue.category)
+
+
+def thumbnails(workspace: Workspace) -> Callable[[str], bytes | None]:
+    """A function from an item's id to a small picture of it; None where there is none to show."""
+    from pinhole.server.pictures import Pictures
+
+    pictures = Pictures(open_catalogue(workspace), max_pixels=workspace.config.vision.max_pixels)
+
+    def thumbnail(id: str) -> bytes | None:
+        try:
+            return pictures.get(id, 256).body
+        except PinholeError:
+            return None
+
+    return thumbnail
 
 
 def serve(workspace: Workspace, console: Console, *, host: str | None = None, port: int | None = None) -> None:

@@ -1,7 +1,7 @@
 """The ``evaluate`` stage: every exam once, on held-out data, into one flat table of figures.
 
-Leaves ``figures.json``, ``conversations.json`` (held-out turns with what was said, good and bad) and the
-loss curve in its artefact; the report draws from these. Knows nothing of how a figure is drawn.
+Leaves ``figures.json``, ``conversations.json`` (held-out turns with what was said, good and bad), ``machine.json`` and
+the loss curve in its artefact; the report draws from these. Knows nothing of how a figure is drawn.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 from pinhole.config import Config
 from pinhole.engines.base import Engine
+from pinhole.evaluation.machine import machine
 from pinhole.evaluation.seeing_exams import seeing_exams
 from pinhole.evaluation.tool_exams import same_arguments, tool_exams
 from pinhole.graft.model import Graft
@@ -98,6 +99,7 @@ def build_evaluation(
         figures |= measure()
     write_json(out / "figures.json", dict(sorted(figures.items())))
     write_json(out / "conversations.json", turns)
+    write_json(out / "machine.json", machine())
     for curve in curves:
         if curve.exists():
             shutil.copyfile(curve, out / f"{curve.parent.parent.name}-{curve.name}")

@@ -7,16 +7,20 @@ lessons in the same style.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from pinhole.config import GraftConfig
 from pinhole.errors import Corrupt
 from pinhole.evaluation.curves import drawing
 from pinhole.evaluation.figures import MARKS, Group, Row, clock, grouped, written
 from pinhole.evaluation.page import Album, Html, Thumbnail, el, join, page, said, turns
-from pinhole.graft.prompt import Soft
+from pinhole.graft.prompt import Soft, ToolSchema
 from pinhole.graft.seeing import Lesson
+from pinhole.graft.world import World
 from pinhole.workspace import disk_errors, read_json, write_atomic
 
 KINDS = {  # of lessons and of exam questions
@@ -39,6 +43,7 @@ KINDS = {  # of lessons and of exam questions
     "invented": "An invented tool",
     "unseen": "A tool never seen in training",
 }
+_APART = 7  # of so many lessons in a row, one is shown
 
 
 def write_report(
@@ -87,7 +92,7 @@ def _section(title: str, about: str, *content: Html | None) -> Html:
 def _head(name: str, about: Mapping[str, str]) -> Html:
     facts = el("dl", *(el("div", el("dt", key), el("dd", value)) for key, value in about.items() if value), class_="facts")
     what = (
-        "An open language model sees this catalogue with no vision encoder: every picture was encoded one time, and enters a prompt as one soft token. "
+        "An open language model sees this catalogue with no vision encoder: every picture was encoded once and is one soft token in a prompt. "
         "What stands here was measured on items, boards, words and sentences that training never saw."
     )
     return el("header", el("p", "Pinhole report", class_="brand"), el("h1", name), el("p", what, class_="lead"), facts)
@@ -239,13 +244,23 @@ def _card(one: Mapping[str, Any], album: Album) -> Html:
     return el("article", title, turns(one["messages"], album), el("dl", *told, class_="told"), class_="card right" if right else "card wrong")
 
 
+def draw_lessons(world: World, tools: Sequence[ToolSchema], config: GraftConfig, n: int) -> list[Lesson]:
+    """``n`` lessons as training draws them, half of each stage, spread so that few share their pictures."""
+    from pinhole.graft.train import seeing_lessons, talking_lessons
+
+    rng = random.Random(f"show:{config.seed}")
+    talking = talking_lessons(tools, config.model_copy(update={"replay": 0.0}))
+    half = n // 2
+    return [*islice(seeing_lessons(world, rng), 0, (n - half) * _APART, _APART), *islice(talking(world, rng), 0, half * _APART, _APART)]
+
+
 def show_lessons(lessons: Iterable[Lesson], path: Path, thumbnail: Thumbnail) -> Path:
     """``lessons.html``: what the language model is taught, as conversations with their pictures; returns ``path``."""
     album = Album(thumbnail)
     cards = []
     for lesson in lessons:
         title = el("h3", KINDS.get(lesson.kind, lesson.kind))
-        answer = el("dl", el("div", el("dt", "the answer taught"), el("dd", said(lesson.answer))), class_="told")
+        answer = el("dl", el("div", el("dt", "answer"), el("dd", said(lesson.answer))), class_="told")
         cards.append(el("article", title, turns(messages_of(lesson), album), answer, class_="card"))
     lead = (
         f"{len(cards)} lessons as they are drawn in training. A picture is one soft token: "
