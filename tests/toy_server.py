@@ -102,7 +102,7 @@ def endless(conversation: Any, cancelled: Callable[[], bool]) -> Iterator[Any]:
         time.sleep(0.01)
 
 
-def until(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+def until(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if condition():

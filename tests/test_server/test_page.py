@@ -42,7 +42,7 @@ def visit(browser: Any, catalogue: Any) -> Iterator[Callable[[Scripted], Any]]:
         address = server.__enter__()
         page = browser.new_context(**context).new_page()
         ends.extend([lambda: server.__exit__(None, None, None), page.context.close])
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(45_000)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" and "404" not in message.text else None)
         page.goto(address)
@@ -133,7 +133,7 @@ def test_stop_keeps_what_was_shown(visit: Callable[..., Any]) -> None:
     page.locator(".text p").wait_for()
     page.locator("#stop").click()
     settled(page, 1)
-    assert assistant.stopped.wait(3) and page.locator(".note").inner_text() == "Stopped."
+    assert assistant.stopped.wait(15) and page.locator(".note").inner_text() == "Stopped."
     say(page, "more like #1")
     settled(page, 2)
     assert "(item:fruit%2Flime)" in seen[1].said[1].text

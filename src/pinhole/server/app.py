@@ -57,7 +57,7 @@ def create_app(assistant: Any, catalogue: Any, *, name: str = "pinhole", config:
     app.add_exception_handler(PinholeError, edge.on_pinhole_error)
     app.add_exception_handler(edge.TooLarge, edge.on_too_large)
     app.add_exception_handler(HTTPException, edge.on_http_error)
-    app.state.door = door
+    app.state.door, app.state.stop = door, door.stop
     _add_chat(app, assistant, door, name, config)
     _add_items(app, catalogue, config)
     _add_facts(app, assistant, catalogue, name, config)

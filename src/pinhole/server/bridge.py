@@ -43,13 +43,18 @@ class Door:
         with self._lock:
             self._inside.discard(stream)
 
-    def close(self, timeout: float = 5.0) -> None:
-        """Let nobody in, tell those inside to stop, and wait for them, ``timeout`` seconds in all."""
+    def stop(self) -> None:
+        """Let nobody in, and tell those inside to stop."""
         with self._lock:
             self._closed = True
             inside = list(self._inside)
         for stream in inside:
             stream.cancel()
+
+    def close(self, timeout: float = 5.0) -> None:
+        """:meth:`stop`, and wait for those inside, ``timeout`` seconds in all."""
+        self.stop()
+        inside = list(self._inside)
         for stream in inside:
             stream.join(timeout / len(inside))
 

@@ -24,7 +24,7 @@ from starlette.types import Receive, Scope, Send
 
 from pinhole.assistant.conversation import Conversation
 from pinhole.assistant.loop import Finished, Problem, Shown, Started, Text
-from pinhole.errors import PinholeError, UsageError
+from pinhole.errors import Busy, PinholeError, UsageError
 from pinhole.server.bridge import Stream
 from pinhole.server.edge import error_object, unexpected
 
@@ -293,6 +293,7 @@ class Answer:
 
     async def _chunks(self, head: Any, events: AsyncIterator[Any]) -> AsyncIterator[bytes]:
         yield self._chunk({"role": "assistant", "content": ""})
+        finished = None
         try:
             async for event in _chain(head, events):
                 told = self.account.add(event)
@@ -302,6 +303,7 @@ class Answer:
                     if told is not None:
                         yield self._chunk({"pinhole": told})
                     continue
+                finished = event
                 _, calls, reason = _outcome(event)
                 if calls:
                     yield self._chunk({"tool_calls": [{"index": i, **call} for i, call in enumerate(calls)]})
@@ -309,6 +311,8 @@ class Answer:
                 yield self._chunk({}, reason)
                 if self.request.include_usage:
                     yield _sse(self._frame("chat.completion.chunk", []) | {"usage": openai_usage(self.account.usage)})
+            if finished is None:
+                raise cut_short()
         except PinholeError as error:
             yield _sse(error_object(error))
         except Exception as error:  # the stream has begun: its end is the only place to say so
@@ -322,13 +326,18 @@ class Answer:
         return _sse(self._frame("chat.completion.chunk", [{"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}]))
 
 
+def cut_short() -> Busy:
+    """A turn that ends without its last event while somebody still reads it was stopped by the server."""
+    return Busy("the server is shutting down", fix="try again in a moment")
+
+
 REASONS = {"stop": "stop", "calls": "tool_calls", "length": "length", "time": "length", "cancelled": "stop"}
 
 
 def _outcome(finished: Any) -> tuple[str, list[dict[str, Any]], str]:
     """Text, the client's own tool calls in OpenAI's form, and the reason of the end."""
     if finished is None:
-        raise RuntimeError("a turn ended without Finished")
+        raise cut_short()
     calls = [
         {"id": f"call_{uuid.uuid4().hex[:20]}", "type": "function", "function": {"name": call.name, "arguments": json.dumps(plain(call.arguments))}}
         for call in finished.calls

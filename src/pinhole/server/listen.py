@@ -5,6 +5,7 @@ Knows nothing of the application it serves.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import socket
@@ -18,16 +19,21 @@ from pinhole.errors import PinholeError, UsageError
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, and one call when it listens."""
+    """uvicorn, one call when it listens, and one a second before what is still running at the end is cut off."""
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], stop: Callable[[], None], grace: float) -> None:
         super().__init__(config)
-        self._ready = ready
+        self._ready, self._stop, self._grace = ready, stop, grace
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        stopping = asyncio.get_running_loop().call_later(self._grace, self._stop)
+        await super().shutdown(sockets)
+        stopping.cancel()
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -62,14 +68,15 @@ def _server(app: Any, bound: socket.socket, host: str, ready: Callable[[str], No
         access_log=False,
         server_header=False,
         lifespan="on",
-        timeout_graceful_shutdown=round(grace),
+        timeout_graceful_shutdown=round(grace) + 1,
         timeout_keep_alive=30,
     )
-    return _Server(settings, lambda: ready(address))
+    stop = getattr(getattr(app, "state", None), "stop", None) or (lambda: None)
+    return _Server(settings, lambda: ready(address), stop, grace)
 
 
 def run(app: Any, host: str = "127.0.0.1", port: int = 8000, *, ready: Callable[[str], None] | None = None, grace: float = 10.0) -> None:
-    """Serve until SIGTERM or Ctrl-C, then let running answers finish for ``grace`` seconds.
+    """Serve until SIGTERM or Ctrl-C, then let running answers finish for ``grace`` seconds; then ``app.state.stop`` ends them.
 
     ``ready`` is called once with the address when requests are taken. Raises as :func:`listen`.
     """
