@@ -50,12 +50,9 @@ class _RMSNorm(torch.autograd.Function):
 
 
 def _norms(model: nn.Module) -> list[nn.Module]:
-    """Plain RMSNorms: those whose output is weight × normalised input, recognised by their two attributes."""
-    return [
-        module
-        for module in model.modules()
-        if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon") and not module.weight.requires_grad
-    ]
+    """Plain RMSNorms with frozen weights (output = weight × normalised input), recognised by their two attributes; not those taken already."""
+    found = [module for module in model.modules() if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon")]
+    return [module for module in found if not module.weight.requires_grad and "forward" not in vars(module)]
 
 
 @contextlib.contextmanager
