@@ -23,6 +23,7 @@ from pinhole.engines.kv_cache import KVCache, sequence
 from pinhole.engines.packed import serving_copy
 from pinhole.engines.queue import FairQueue
 from pinhole.engines.ragged import forward, prepare
+from pinhole.engines.threads import Threads
 from pinhole.errors import PromptTooLong, UsageError
 from pinhole.graft.model import Graft
 from pinhole.graft.prompt import Message, Part, Prompt, Soft, ToolSchema, card
@@ -36,19 +37,29 @@ class LocalEngine:
     """A graft, served. Any number of threads may call :meth:`chat`; close it, or use it in a ``with``.
 
     ``cache_bytes`` bounds the keys and values kept of past conversations, ``active`` the
-    conversations that are stepped at once, ``waiting`` those in line behind them.
+    conversations that are stepped at once, ``waiting`` those in line behind them. ``pack`` and
+    ``threads`` are chosen by what the machine has and what it is doing.
     """
 
     def __init__(
-        self, graft: Graft, *, name: str = "pinhole", cache_bytes: int = 512 << 20, active: int = 8, waiting: int = 64, pack: bool | None = None
+        self,
+        graft: Graft,
+        *,
+        name: str = "pinhole",
+        cache_bytes: int = 512 << 20,
+        active: int = 8,
+        waiting: int = 64,
+        pack: bool | None = None,
+        threads: int | None = None,
     ) -> None:
         self.graft, self.name = graft, name
-        self._lm = serving_copy(graft.lm, pack)
-        prepare(self._lm)
+        self.lm = serving_copy(graft.lm, pack)
+        prepare(self.lm)
         self._embedding = graft.lm.get_input_embeddings()
         self._vocabulary = Vocabulary(graft.tokenizer, graft.lm.config.get_text_config().vocab_size, _ends(graft))
         self.cache = KVCache(cache_bytes)
         self._queue: FairQueue[Answer] = FairQueue(self._step, active=active, waiting=waiting)
+        self.threads = Threads(threads)
         self._rendering = threading.Lock()  # a tokenizer's settings are not safe between threads
 
     @property
@@ -139,7 +150,8 @@ class LocalEngine:
         readers = sum(1 for answer in answers if answer.reading)
         share = max(16, SHARED // max(1, readers)) if len(answers) > readers else max(32, ALONE // max(1, readers))
         pieces = [answer.piece(self._embed, share) for answer in answers]
-        logits = iter(forward(self._lm, pieces))
+        with self.threads:
+            logits = iter(forward(self.lm, pieces))
         for answer, piece in zip(answers, pieces, strict=True):
             if piece.wants_logits:
                 row = next(logits)
