@@ -10,7 +10,7 @@ import torch
 from pinhole.graft.fast import fast_rows
 from pinhole.graft.packing import Row, batches, pack
 from pinhole.graft.seeing import Seeing
-from pinhole.graft.tuning import answer_logits
+from pinhole.graft.tuning import answer_logits, answer_scores
 from toy_model import tiny_graft
 from toy_world import tiny_world
 
@@ -95,3 +95,13 @@ def test_a_lesson_twice_costs_once(graft) -> None:  # type: ignore[no-untyped-de
     first = row.add(prompt)
     assert row.cost(prompt) == 0
     assert row.add(prompt) == first and len(row.tokens) == len(prompt.tokens)
+
+
+def test_scores_are_log_probabilities(graft) -> None:  # type: ignore[no-untyped-def]
+    row = Row()
+    for lesson in lessons():
+        row.add(graft.prompter.render(lesson.messages, generate=False))
+    logits, wanted = logits_of(graft, [row, row])
+    with torch.no_grad():
+        scores = answer_scores(graft, [row, row])
+    torch.testing.assert_close(scores, torch.log_softmax(logits, -1).gather(1, wanted[:, None])[:, 0], atol=2e-4, rtol=2e-4)

@@ -18,7 +18,7 @@ from pinhole.graft.model import Graft
 from pinhole.graft.packing import Row, batches
 from pinhole.graft.prompt import Message, Soft
 from pinhole.graft.seeing import Lesson
-from pinhole.graft.tuning import answer_logits
+from pinhole.graft.tuning import answer_scores
 
 ROW_TOKENS = 512
 ROWS = 4
@@ -58,8 +58,7 @@ def _scores(graft: Graft, rows: Sequence[Row], progress: Callable[[int, int], No
     """Log-probability of every answer token of every row."""
     found: dict[int, np.ndarray] = {}
     for batch in batches(rows, ROWS):
-        logits, wanted = answer_logits(graft, batch)
-        chosen = torch.log_softmax(logits, -1).gather(1, wanted[:, None])[:, 0].cpu().numpy()
+        chosen = answer_scores(graft, batch).cpu().numpy()
         start = 0
         for row in batch:
             found[id(row)] = chosen[start : start + len(row.learn_token)]

@@ -246,7 +246,8 @@ def _card(one: Mapping[str, Any], album: Album) -> Html:
 
 def draw_lessons(world: World, tools: Sequence[ToolSchema], config: GraftConfig, n: int) -> list[Lesson]:
     """``n`` lessons as training draws them, half of each stage, spread so that few share their pictures."""
-    from pinhole.graft.train import seeing_lessons, talking_lessons
+    from pinhole.graft.talking import talking_lessons
+    from pinhole.graft.train import seeing_lessons
 
     rng = random.Random(f"show:{config.seed}")
     talking = talking_lessons(tools, config.model_copy(update={"replay": 0.0}))

@@ -18,7 +18,7 @@ from typing import Any
 
 from pinhole.config import GraftConfig
 from pinhole.engines.base import Call, Done, Engine, TextDelta
-from pinhole.errors import UsageError
+from pinhole.errors import PinholeError, UsageError
 from pinhole.evaluation.intervals import share
 from pinhole.graft import toolbank
 from pinhole.graft.prompt import Message, Part, ToolSchema, system
@@ -180,7 +180,9 @@ def read_lessons(path: Path, engine: Engine, show: Callable[[int, str], tuple[Pa
         if line.strip():
             try:
                 found.append(_read(json.loads(line), show))
-            except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            except PinholeError as error:
+                raise UsageError(error.what, where=f"{path}:{number}", fix=error.fix) from None
+            except (json.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError) as error:
                 raise UsageError(
                     f"not a lesson: {type(error).__name__} {error}",
                     where=f"{path}:{number}",
@@ -199,7 +201,7 @@ def _lines(path: Path) -> Iterator[str]:
 def _read(row: Mapping[str, Any], show: Callable[[int, str], tuple[Part, ...]]) -> Lesson:
     tools = tuple(tool.get("function", tool) for tool in row.get("tools", []))
     expect = dict(row["expect"])
-    if not ("name" in expect or "answer" in expect):
+    if not (isinstance(expect.get("arguments"), dict) if "name" in expect else isinstance(expect.get("answer"), str)):
         raise KeyError("expect needs `name` and `arguments`, or `answer`")
     k = 0
     messages = [] if row["messages"][0]["role"] == "system" else [system(tools)]

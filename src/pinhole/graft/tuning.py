@@ -41,15 +41,32 @@ def batch_tensors(graft: Graft, rows: Sequence[Row]) -> tuple[Tensor, Tensor, Te
     return embedded, mask.unsqueeze(1), torch.from_numpy(positions).to(graft.device)
 
 
-def answer_logits(graft: Graft, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
-    """Logits (m, vocabulary) where an assistant speaks, and the token that comes there (m,)."""
+def answer_states(graft: Graft, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+    """Hidden states (m, hidden) where an assistant speaks, and the token that comes there (m,)."""
     embedded, mask, positions = batch_tensors(graft, rows)
     hidden = graft.lm.model(inputs_embeds=embedded, attention_mask=mask, position_ids=positions, use_cache=False).last_hidden_state
     size = hidden.shape[1]
     where = [i * size + at for i, row in enumerate(rows) for at in row.learn_from]
     wanted = [token for row in rows for token in row.learn_token]
     picked = hidden.reshape(-1, hidden.shape[-1])[torch.tensor(where, device=graft.device)]
-    return graft.lm.lm_head(picked).float(), torch.tensor(wanted, device=graft.device)
+    return picked, torch.tensor(wanted, device=graft.device)
+
+
+def answer_logits(graft: Graft, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+    """Logits (m, vocabulary) where an assistant speaks, and the token that comes there (m,)."""
+    states, wanted = answer_states(graft, rows)
+    return graft.lm.lm_head(states).float(), wanted
+
+
+def answer_scores(graft: Graft, rows: Sequence[Row]) -> Tensor:
+    """Log-probability (m,) of every token of every answer. Where answers part, the vocabulary is scored once for all of them."""
+    states, wanted = answer_states(graft, rows)
+    places = [(i, at) for i, row in enumerate(rows) for at in row.learn_from]
+    first = {place: n for n, place in reversed(list(enumerate(places)))}
+    numbers = {place: n for n, place in enumerate(first)}
+    logits = graft.lm.lm_head(states[list(first.values())]).float()
+    at = torch.tensor([numbers[place] for place in places], device=logits.device)
+    return logits[at, wanted] - torch.logsumexp(logits, -1)[at]
 
 
 def add_lora(graft: Graft, rank: int, seed: int) -> Any:
