@@ -137,6 +137,14 @@ def test_stop_keeps_what_was_shown(visit: Callable[..., Any]) -> None:
     say(page, "more like #1")
     settled(page, 2)
     assert "(item:fruit%2Flime)" in seen[1].said[1].text
+    seen.clear()
+    say(page, "talk again")
+    page.locator(".turn.answer").nth(2).locator(".text p").wait_for()
+    page.locator("#new").click()  # while it is being answered
+    assert page.locator("#welcome").is_visible() and page.locator("#send").is_visible() and page.locator(".turn").count() == 0
+    say(page, "fruit")
+    settled(page, 1)
+    assert len(seen[1].said) == 1  # nothing of the conversation before
 
 
 def test_errors_in_words(visit: Callable[..., Any]) -> None:
@@ -175,7 +183,9 @@ def test_a_picture_is_made_small_and_sent(visit: Callable[..., Any], tmp_path: P
     settled(page, 1)
     parts = sent.value.post_data_json["messages"][0]["content"]
     assert [part["type"] for part in parts] == ["text", "image_url"] and parts[1]["image_url"]["url"].startswith("data:image/jpeg;base64,")
-    assert page.locator(".sent img").count() == 1
+    assert page.locator(".sent img").count() == 1 and page.locator(".sent .badge").inner_text() == "#1"
+    page.locator(".sent .picture").click()
+    assert page.locator("#text").input_value() == "more like #1"
 
 
 def test_keyboard_alone(visit: Callable[..., Any]) -> None:

@@ -29,48 +29,60 @@ async function begin() {
   $("kinds").replaceChildren(...about.categories.slice(0, 12).map((kind) => {
     const name = kind.name.replaceAll("_", " ");
     return h("button", { type: "button", class: "kind", onclick: () => send(`Show me everything in ${name}`) },
-      h("span", { class: "faces" }, kind.items.map((id) => thumbnail(id, 128))), h("span", { class: "label" }, h("span", {}, name), h("small", {}, kind.count.toLocaleString("en"))));
+      h("span", { class: "faces" }, kind.items.map((id) => thumbnail({ id }, 128))), h("span", { class: "label" }, h("span", {}, name), h("small", {}, kind.count.toLocaleString("en"))));
   }));
   $("examples").replaceChildren(...about.examples.map((text) => h("button", { type: "button", class: "example", onclick: () => send(text) }, text)));
 }
 
 // -- a turn --------------------------------------------------------------------------------------------
 
-async function send(text, pictures = []) {
+async function send(text, urls = []) {
   text = text.trim();
-  if (running || (!text && !pictures.length)) return;
-  const parts = [...(text ? [{ type: "text", text }] : []), ...pictures.map((url) => ({ type: "image_url", image_url: { url } }))];
-  $("log").append(userTurn(text, pictures, known));
-  await answer({ role: "user", content: pictures.length ? parts : text });
+  if (running || (!text && !urls.length)) return;
+  document.querySelectorAll(".error button").forEach((button) => button.remove()); // what failed is out of the conversation
+  const parts = [...(text ? [{ type: "text", text }] : []), ...urls.map((url) => ({ type: "image_url", image_url: { url } }))];
+  const pictures = urls.map(numbered);
+  $("log").append(userTurn(text, pictures, known, refer));
+  await answer({ role: "user", content: urls.length ? parts : text }, pictures);
 }
 
-async function answer(question) {
-  const conversation = messages; // a new chat must not inherit this turn
-  const view = new AnswerView(refer, about.tokens_per_item, known);
+// A sent picture has the next number, as the server will count when it reads the messages.
+function numbered(url) {
+  const k = Math.max(0, ...known.keys()) + 1;
+  const item = { k, id: "", title: "your picture", sent: url };
+  known.set(k, item);
+  return item;
+}
+
+async function answer(question, pictures) {
+  const [conversation, items, controller] = [messages, known, new AbortController()]; // a new chat must not inherit this turn
+  const view = new AnswerView(refer, about.tokens_per_item, items);
   $("log").append(view.element);
-  busy(new AbortController());
+  begun(true);
+  busy(controller);
   follow(true);
   const on = {
     text: (delta) => keepInView(() => view.add(delta)),
     event: (event) => keepInView(() => view.event(event)),
   };
+  const forget = () => [...pictures.map((item) => item.k), ...view.fresh].forEach((k) => items.delete(k)); // their numbers are free again
   try {
-    const text = await chat(about.model, [...conversation, question], on, running.signal);
+    const text = await chat(about.model, [...conversation, question], on, controller.signal);
     conversation.push(question, { role: "assistant", content: text });
     view.end();
   } catch (error) {
-    if (error.name === "AbortError") {
-      const said = stopped(view);
-      if (said) conversation.push(question, { role: "assistant", content: said });
-      view.end("Stopped.");
-    } else {
+    const said = error.name === "AbortError" ? stopped(view) : "";
+    if (said) conversation.push(question, { role: "assistant", content: said });
+    else forget();
+    if (error.name === "AbortError") view.end("Stopped.");
+    else
       view.fail(error.message, () => {
         view.element.remove();
-        answer(question);
+        for (const item of pictures) items.set(item.k, item);
+        answer(question, pictures);
       });
-    }
   } finally {
-    busy(null);
+    if (running === controller) busy(null);
     follow(false);
   }
 }
@@ -83,13 +95,16 @@ function stopped(view) {
   return links ? `${said}\n\nShown: ${links}` : said;
 }
 
+function begun(yes) {
+  $("welcome").hidden = yes;
+  $("new").hidden = !yes;
+  document.body.classList.toggle("chatting", yes);
+}
+
 function busy(controller) {
   running = controller;
-  $("welcome").hidden = true;
-  $("new").hidden = false;
   $("send").hidden = Boolean(controller);
   $("stop").hidden = !controller;
-  document.body.classList.toggle("chatting", true);
   if (!controller && matchMedia("(hover: hover)").matches) $("text").focus();
 }
 
@@ -129,7 +144,7 @@ function hints(item) {
     grow();
     $("text").focus();
   };
-  $("hints").replaceChildren(h("span", { class: "about" }, thumbnail(item.id, 64), tag), ...ideas.map((idea) => h("button", { type: "button", onclick: use(idea) }, idea)));
+  $("hints").replaceChildren(h("span", { class: "about" }, thumbnail(item, 64), tag), ...ideas.map((idea) => h("button", { type: "button", onclick: use(idea) }, idea)));
   $("hints").hidden = false;
 }
 
@@ -189,10 +204,9 @@ function restart() {
   messages = [];
   known = new Map();
   $("log").replaceChildren();
-  $("welcome").hidden = false;
-  $("new").hidden = true;
   $("hints").hidden = true;
-  document.body.classList.remove("chatting");
+  begun(false);
+  busy(null);
   $("text").focus();
 }
 

@@ -16,8 +16,10 @@ export function h(tag, props = {}, ...children) {
 export const quoted = (id) => encodeURIComponent(id).replace(/[!'()*]/g, (c) => `%${c.charCodeAt(0).toString(16).toUpperCase()}`);
 export const itemPath = (id) => `items/${quoted(id)}`;
 
-export function thumbnail(id, size, alt = "") {
-  const image = h("img", { alt, loading: "lazy", decoding: "async", draggable: false, src: `${itemPath(id)}/image?size=${size}` });
+// The picture of an item of the catalogue, or of a picture that the user sent (it has an address of its own).
+export function thumbnail(item, size, alt = "") {
+  const src = item.sent ?? `${itemPath(item.id)}/image?size=${size}`;
+  const image = h("img", { alt, loading: "lazy", decoding: "async", draggable: false, src });
   image.addEventListener("error", () => image.replaceWith(h("span", { class: "nopicture", "aria-label": "no picture" }, "no picture")), { once: true });
   return image;
 }

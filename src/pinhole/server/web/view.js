@@ -6,9 +6,10 @@ import { getJson } from "./client.js";
 const LINK = /\[#(\d+)((?:\\.|[^\]\\])*)\]\(item:([^)\s]*)\)/g;
 
 // known: every item of the conversation by its number, so that "#2" in the user's words shows its picture.
-export function userTurn(text, pictures, known) {
+export function userTurn(text, pictures, known, refer) {
   return h("article", { class: "turn user", "aria-label": "You" },
-    pictures.length ? h("div", { class: "sent" }, pictures.map((url) => h("img", { src: url, alt: "your picture" }))) : null,
+    pictures.length ? h("div", { class: "sent" }, pictures.map((item) =>
+      h("button", { type: "button", class: "picture", title: `Refer to #${item.k}`, onclick: () => refer(item) }, thumbnail(item, 0, "your picture"), h("span", { class: "badge" }, `#${item.k}`)))) : null,
     text ? h("p", { class: "bubble" }, references(text, known)) : null);
 }
 
@@ -17,7 +18,7 @@ const references = (text, known) => text.split(/(#\d+(?!\w))/).map((part) => {
   return item ? pictured(item) : part;
 });
 
-const pictured = (item) => h("span", { class: "pictured", title: item.title ?? "" }, thumbnail(item.id, 64), `#${item.k}`);
+const pictured = (item) => h("span", { class: "pictured", title: item.title ?? "" }, thumbnail(item, 64), `#${item.k}`);
 
 export class AnswerView {
   // refer(item) is called when a picture is clicked; items shown are added to known.
@@ -26,6 +27,7 @@ export class AnswerView {
     this.known = known;
     this.tokensPerItem = tokensPerItem;
     this.items = new Map();
+    this.fresh = []; // numbers that this turn gave out
     this.said = "";
     this.calls = h("div", { class: "calls" });
     this.grid = h("div", { class: "grid" });
@@ -84,6 +86,7 @@ export class AnswerView {
     for (const item of event.items) {
       if (this.items.has(item.k)) continue;
       this.items.set(item.k, item);
+      if (!this.known.has(item.k)) this.fresh.push(item.k);
       this.known.set(item.k, item);
       this.grid.append(tile(item, this.refer));
     }
@@ -112,7 +115,7 @@ function tile(item, refer) {
   const name = item.title || "untitled";
   return h("figure", { class: "tile" },
     h("button", { type: "button", class: "picture", "data-k": item.k, "aria-label": `#${item.k} ${name}: refer to this picture`, title: `Refer to #${item.k}`, onclick: () => refer(item) },
-      thumbnail(item.id, 256, name), h("span", { class: "badge" }, `#${item.k}`)),
+      thumbnail(item, 256, name), h("span", { class: "badge" }, `#${item.k}`)),
     h("button", { type: "button", class: "open", "aria-label": `Details of #${item.k}`, title: "Details", onclick: () => detail(item, refer) }, "⤢"),
     h("figcaption", { class: item.title ? "" : "untitled", title: item.title ?? "" }, name));
 }
@@ -151,7 +154,7 @@ function mention([, k, title, id], known, refer) {
     // not percent-encoded: take it as it stands
   }
   const item = known.get(Number(k)) ?? { k: Number(k), id: plain, title: title.replace(/\\(.)/g, "$1").trim() };
-  return h("button", { type: "button", class: "mention", title: `Refer to #${k}`, onclick: () => refer(item) }, thumbnail(item.id, 64), h("span", {}, h("b", {}, `#${k}`), item.title ? ` ${item.title}` : ""));
+  return h("button", { type: "button", class: "mention", title: `Refer to #${k}`, onclick: () => refer(item) }, thumbnail(item, 64), h("span", {}, h("b", {}, `#${k}`), item.title ? ` ${item.title}` : ""));
 }
 
 // -- one picture, large -------------------------------------------------------------------------------
@@ -166,7 +169,7 @@ export async function detail(item, refer) {
   };
   dialog.replaceChildren(
     h("button", { type: "button", class: "round close", "aria-label": "Close", onclick: () => dialog.close() }, "✕"),
-    h("div", { class: "large" }, thumbnail(item.id, 768, item.title || "untitled")),
+    h("div", { class: "large" }, thumbnail(item, 768, item.title || "untitled")),
     h("div", { class: "side" },
       h("h2", {}, h("span", { class: "number" }, `#${item.k}`), " ", item.title || "untitled"),
       about, facts,
