@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pinhole.stages import Build, Stage, build
+from pinhole.builder import Build, Stage, build
 from pinhole.workspace import Workspace, digest, write_atomic
 
 PAUSE = 0.0
@@ -57,7 +57,7 @@ TOYS = {
 
 def run(root: Path, *names: str, stages: dict[str, Stage] | None = None) -> dict[str, str]:
     """Build, and say for each stage what became of it: its reason, or ``fresh``."""
-    outcomes = build(Workspace.open(root), names, stages=stages or TOYS, fingerprint=fingerprint)
+    outcomes = build(Workspace.open(root), stages or TOYS, fingerprint, names)
     return {one.stage: one.reason or one.action for one in outcomes}
 
 

@@ -1,269 +1,43 @@
-"""The stages of a build, and the one loop that runs those which are out of date.
+"""The stages: what each reads, and the rooms that do it.
 
-A stage is a name, what it reads (other stages' artefacts, tables, sections of the configuration)
-and a function that writes one artefact folder. Its *recipe* is the content of all that; the hash of
-the recipe is the artefact's key. Equal recipe, equal key, nothing to do; a different one, and the
-two recipes side by side say why.
-
-This file wires the rooms together and knows nothing of how any of them works. It does not protect
-against edits of finished artefacts by hand.
+Beside ``wiring`` the only place that knows several rooms at once. Knows nothing of how any of them
+works, nor of when a stage runs (``builder``). A room is imported when its stage runs.
 """
 
 from __future__ import annotations
 
-import contextlib
-import re
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pinhole.errors import DiskFull, UnknownName
-from pinhole.meter import Meter
-from pinhole.workspace import Artefact, Workspace, digest, disk_errors
+from pinhole import builder
+from pinhole.builder import Build, Outcome, Progress, Stage, Track, quiet
+from pinhole.config import Config
+from pinhole.errors import UsageError
+from pinhole.workspace import Workspace, digest, read_json
 
 if TYPE_CHECKING:
     from pinhole.catalogue.store import Catalogue
+    from pinhole.engines.local import LocalEngine
+    from pinhole.graft.prompt import ToolSchema
     from pinhole.vision.align import Space
     from pinhole.vision.features import Features
 
-Progress = Callable[[int, int], None]
-Track = Callable[[str], AbstractContextManager[Progress]]
-Recipe = dict[str, Any]
-
-KEEP = 2  # finished artefacts of a stage that stay: the one in use and the one before
-
-# Settings that change how fast an artefact is made, and nothing in it.
-WITHOUT_EFFECT = frozenset({"vision.workers", "graft.checkpoint_steps"})
-
-
-@dataclass(frozen=True)
-class Build:
-    """What a stage is handed: its inputs, the folder to write (what an interrupted run left is in it), the artefact before."""
-
-    workspace: Workspace
-    inputs: Mapping[str, Artefact]
-    out: Path
-    previous: Artefact | None
-    progress: Progress
-    log: Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """``run`` returns the figures for the manifest. Raise ``version`` when its code would write something else.
-
-    ``also`` says what else it reads: names of things outside the workspace, and a hash of each.
-    """
-
-    name: str
-    needs: tuple[str, ...]
-    sections: tuple[str, ...]
-    tables: tuple[str, ...]
-    version: int
-    run: Callable[[Build], dict[str, Any]]
-    also: Callable[[Workspace], dict[str, str]] = lambda workspace: {}
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one stage: ``built`` (and why), ``reused`` (an earlier artefact fits again) or ``fresh``."""
-
-    stage: str
-    key: str
-    action: str
-    reason: str = ""
-    seconds: float = 0.0
-    peak_memory_gb: float = 0.0
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-# -- the loop -----------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def quiet(label: str) -> Iterator[Progress]:
-    """The :data:`Track` that shows nothing."""
-    yield lambda done, total: None
-
 
 def build(
-    workspace: Workspace,
-    names: Sequence[str] = (),
-    *,
-    track: Track = quiet,
-    log: Callable[[str], None] = lambda message: None,
-    stages: Mapping[str, Stage] | None = None,
-    fingerprint: Callable[[Workspace, str], str] | None = None,
+    workspace: Workspace, names: Sequence[str] = (), *, track: Track = quiet, log: Callable[[str], None] = lambda message: None
 ) -> list[Outcome]:
-    """Bring the named stages (default: all) and what they need up to date, in order, under the writer's lock.
-
-    ``track(stage)`` is entered around each stage that runs and gives its progress callback. Raises
-    :class:`UnknownName`, :class:`Locked`, :class:`DiskFull`, and whatever a stage raises; what an
-    interrupted stage had done stays in its ``.part`` folder, and the next run goes on from there.
-    """
-    stages = STAGES if stages is None else stages
-    wanted = closure(names, stages)
-    loop = _Loop(workspace, stages, track, log)
-    with workspace.lock("pinhole build " + " ".join(names) if names else "pinhole build"):
-        prints = {
-            table: (fingerprint or _fingerprint)(workspace, table) for table in dict.fromkeys(table for stage in wanted for table in stage.tables)
-        }
-        return [loop.bring_up_to_date(stage, _recipe(workspace, stage, loop.current, prints)) for stage in wanted]
+    """:func:`pinhole.builder.build` of Pinhole's own stages."""
+    return builder.build(workspace, STAGES, fingerprint, names, track=track, log=log)
 
 
-def closure(names: Sequence[str], stages: Mapping[str, Stage]) -> list[Stage]:
-    """The named stages (none: all) with everything they need, in the order of ``stages``."""
-    wanted: set[str] = set()
-    waiting = list(names or stages)
-    while waiting:
-        name = waiting.pop()
-        if name not in stages:
-            raise UnknownName(f"no stage `{name}`", fix="stages: " + ", ".join(stages))
-        if name not in wanted:
-            wanted.add(name)
-            waiting += stages[name].needs
-    return [stage for name, stage in stages.items() if name in wanted]
-
-
-@dataclass
-class _Loop:
-    workspace: Workspace
-    stages: Mapping[str, Stage]
-    track: Track
-    log: Callable[[str], None]
-    current: dict[str, Artefact] = field(default_factory=dict)  # what the stages so far ended with
-
-    def bring_up_to_date(self, stage: Stage, recipe: Recipe) -> Outcome:
-        """Nothing, one pointer, or a whole run."""
-        key = digest(stage.name, recipe)
-        latest, made = self.workspace.latest(stage.name), self.workspace.find(stage.name, key)
-        if made is None:
-            outcome, made = self._run(stage, recipe, key, latest)
-        elif latest == made:
-            outcome = Outcome(stage.name, key, "fresh")
-        else:
-            self.workspace.use(stage.name, key)
-            outcome = Outcome(stage.name, key, "reused", "an earlier artefact fits again")
-            self.log(f"{stage.name}: {outcome.reason}")
-        self.current[stage.name] = made
-        return outcome
-
-    def _run(self, stage: Stage, recipe: Recipe, key: str, latest: Artefact | None) -> tuple[Outcome, Artefact]:
-        root, part = self.workspace.root, self.workspace.folder(stage.name) / f"{key}.part"
-        interrupted = part.is_dir() and any(part.iterdir())
-        reason = "resuming an interrupted run" if interrupted else why(latest.manifest["recipe"] if latest else None, recipe)
-        self.log(f"{stage.name}: {reason}")
-        _sweep(part)
-        with disk_errors(root), _foreign_disk_errors(root):
-            given = {name: self.current[name] for name in stage.needs}
-            out = self.workspace.start(stage.name, key)
-            with Meter() as meter, self.track(stage.name) as progress:
-                figures = stage.run(Build(self.workspace, given, out, latest, progress, self.log))
-            _sweep(part)
-            seconds, peak = round(meter.seconds, 2), round(meter.peak_bytes / 1e9, 3)
-            manifest = {"recipe": recipe, "reason": reason, "figures": figures, "seconds": seconds, "peak_memory_gb": peak}
-            made = self.workspace.finish(stage.name, key, manifest)
-        _prune(self.workspace, stage.name, key, self.stages)
-        self.log(f"{stage.name}: done in {seconds:.1f} s, peak memory {peak:.1f} GB")
-        return Outcome(stage.name, key, "built", reason, seconds, peak), made
-
-
-# -- recipes ------------------------------------------------------------------------------------
-
-
-def _fingerprint(workspace: Workspace, table: str) -> str:
+def fingerprint(workspace: Workspace, table: str) -> str:
     from pinhole.catalogue.store import Catalogue
 
     return Catalogue(workspace.tables).fingerprint(table)
 
 
-def _recipe(workspace: Workspace, stage: Stage, inputs: Mapping[str, Artefact], prints: Mapping[str, str]) -> Recipe:
-    settings = {
-        f"{section}.{key}": value
-        for section in stage.sections
-        for key, value in getattr(workspace.config, section).model_dump(mode="json").items()
-        if f"{section}.{key}" not in WITHOUT_EFFECT
-    }
-    return {
-        "version": stage.version,
-        "inputs": {name: inputs[name].key for name in stage.needs},
-        "settings": settings,
-        "tables": {table: prints[table] for table in stage.tables},
-        "also": stage.also(workspace),
-    }
-
-
-def why(old: Recipe | None, new: Recipe) -> str:
-    """The difference of two recipes in words: "items changed, [align] steps changed (600 → 300), embed was rebuilt"."""
-    if old is None:
-        return "first time"
-
-    def before(part: str) -> dict[str, Any]:
-        return old.get(part, {})
-
-    reasons = [f"{table} changed" for table, value in new["tables"].items() if before("tables").get(table) != value]
-    for name, value in new["settings"].items():
-        section, key = name.split(".", 1)
-        if name not in before("settings"):
-            reasons.append(f"[{section}] {key} is new")
-        elif before("settings")[name] != value:
-            reasons.append(f"[{section}] {key} changed ({before('settings')[name]} → {value})")
-    reasons += [f"{name} changed" for name, value in new["also"].items() if before("also").get(name) != value]
-    reasons += [f"{name} was rebuilt" for name, value in new["inputs"].items() if before("inputs").get(name) != value]
-    if old.get("version") != new["version"]:
-        reasons.append("the code of this stage changed")
-    return ", ".join(reasons) or "its settings changed"
-
-
-# -- folders ------------------------------------------------------------------------------------
-
-_TEMPORARY = re.compile(r"^\..+\.\d+$")  # what workspace.write_atomic leaves when it is killed before its rename
-
-
-def _sweep(part: Path) -> None:
-    """Remove half-written files, so that an interrupted artefact ends equal to an undisturbed one."""
-    if part.is_dir():
-        for path in part.rglob(".*"):
-            if _TEMPORARY.match(path.name) and path.is_file():
-                path.unlink()
-
-
-def _prune(workspace: Workspace, stage: str, key: str, stages: Mapping[str, Stage]) -> None:
-    """Keep the artefact in use, the one before, and what other artefacts in use were made from; remove the rest and old leftovers."""
-    folder = workspace.folder(stage)
-    finished = [path for path in folder.iterdir() if path.name != key and not path.suffix and (path / "manifest.json").exists()]
-    finished.sort(key=lambda path: (path / "manifest.json").stat().st_mtime_ns, reverse=True)
-    in_use = [latest.manifest["recipe"]["inputs"].get(stage) for name in stages if (latest := workspace.latest(name)) is not None]
-    keep = {key, *in_use, *(path.name for path in finished[: KEEP - 1])}
-    for path in folder.iterdir():
-        if path.is_dir() and path.name not in keep:
-            # Out of the way by one rename first: a half-removed folder must never be taken for an artefact or be resumed.
-            trash = path.with_name(f"{path.stem}.trash")
-            if path != trash:
-                shutil.rmtree(trash, ignore_errors=True)
-                path.rename(trash)
-            shutil.rmtree(trash, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _foreign_disk_errors(where: Path) -> Iterator[None]:
-    """Libraries that write by themselves report a full disk in words of their own."""
-    try:
-        yield
-    except OSError:
-        raise
-    except Exception as error:
-        if re.search(r"no space left|os error 28", str(error), re.IGNORECASE):
-            raise DiskFull("no space left on the disk", where=str(where), fix="free some and run the same command again: it resumes") from error
-        raise
-
-
-# -- the rooms' stages --------------------------------------------------------------------------
+# -- what they read -----------------------------------------------------------------------------
 
 
 def _catalogue(job: Build) -> Catalogue:
@@ -302,6 +76,9 @@ def _base_and_tools(workspace: Workspace) -> dict[str, str]:
     return {"the base's files": _stamps(workspace.config.graft.base), "the tools": digest(Toolbox().schemas)}
 
 
+# -- what they do -------------------------------------------------------------------------------
+
+
 def _embed(job: Build) -> dict[str, Any]:
     from pinhole.vision.precompute import precompute
 
@@ -324,6 +101,73 @@ def _graft(job: Build) -> dict[str, Any]:
     return build_graft(_catalogue(job), _features(job), _space(job), Toolbox().schemas, job.workspace.config, job.out, job.progress)
 
 
+def _index(job: Build) -> dict[str, Any]:
+    from pinhole.retrieval.index import build_index
+    from pinhole.vision.align import Asked
+
+    asked = Asked.load(job.inputs["align"].path)
+    return build_index(_catalogue(job), _features(job), _space(job), job.workspace.config, job.out, job.progress, asked)
+
+
+def _evaluate(job: Build) -> dict[str, Any]:
+    from pinhole.assistant.tools import Toolbox
+    from pinhole.catalogue.split import Split
+    from pinhole.engines.local import LocalEngine
+    from pinhole.evaluation.exams import build_evaluation
+    from pinhole.graft.model import Graft
+    from pinhole.graft.world import build_world
+
+    config, tools, grafted = job.workspace.config, Toolbox().schemas, job.inputs["graft"]
+    catalogue, features, space = _catalogue(job), _features(job), _space(job)
+    world = build_world(catalogue, features, space, Split(config.catalogue), config.catalogue.category)
+    graft = Graft.load(grafted.path)
+    graft.check_space(space.identity)
+    parts = _parts(job.progress, 4)
+    with LocalEngine(graft) as engine:
+        others = (
+            lambda: _search_figures(job, catalogue, features, space, parts[1]),
+            lambda: _engine_figures(engine, tools, config, parts[2]),
+            lambda: _embed_figures(job, parts[3]),
+            lambda: {key: value for key, value in grafted.manifest["figures"].items() if key.startswith("speed.")},
+        )
+        curves = [grafted.path / "curve.png"]
+        return build_evaluation(graft, engine, world, tools, config, job.out, others=others, curves=curves, progress=parts[0])
+
+
+def _search_figures(job: Build, catalogue: Catalogue, features: Features, space: Space, progress: Progress) -> dict[str, float]:
+    from pinhole.evaluation.search_exams import search_exams
+    from pinhole.retrieval.weights import Weights
+    from pinhole.vision.align import Asked
+
+    weights = Weights.from_json(read_json(job.inputs["index"].path / "weights.json"))
+    return search_exams(catalogue, features, space, weights, Asked.load(job.inputs["align"].path), job.workspace.config, progress)
+
+
+def _engine_figures(engine: LocalEngine, tools: Sequence[ToolSchema], config: Config, progress: Progress) -> dict[str, float]:
+    from pinhole.engines.speed import measure
+
+    return measure(engine, tools, rounds=min(20, config.evaluate.n), progress=progress)
+
+
+def _embed_figures(job: Build, progress: Progress) -> dict[str, float]:
+    from pinhole.vision.speed import measure
+
+    try:
+        return measure(job.workspace, min(400, job.workspace.config.evaluate.n * 2))
+    except UsageError as error:  # every picture lies in the tables: there are no files to measure with
+        job.log(f"evaluate: the speed of embedding is left out: {error.what}")
+        return {}
+
+
+def _parts(progress: Progress, n: int) -> list[Progress]:
+    """One bar for ``n`` pieces of work of about the same length."""
+
+    def part(number: int) -> Progress:
+        return lambda done, total: progress(number * 1000 + min(1000, 1000 * done // max(total, 1)), n * 1000)
+
+    return [part(number) for number in range(n)]
+
+
 def _named(*stages: Stage) -> dict[str, Stage]:
     return {stage.name: stage for stage in stages}
 
@@ -331,5 +175,7 @@ def _named(*stages: Stage) -> dict[str, Stage]:
 STAGES: dict[str, Stage] = _named(
     Stage("embed", (), ("vision",), ("items",), 1, _embed, _encoders),
     Stage("align", ("embed",), ("align", "catalogue"), ("items", "boards", "queries"), 1, _align),
+    Stage("index", ("embed", "align"), ("index", "align", "catalogue"), ("items", "boards", "queries"), 1, _index),
     Stage("graft", ("embed", "align"), ("graft", "catalogue"), ("items", "boards"), 1, _graft, _base_and_tools),
+    Stage("evaluate", ("embed", "align", "index", "graft"), ("evaluate", "catalogue"), ("items", "boards", "queries"), 1, _evaluate),
 )

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from pinhole import wiring
+from pinhole.builder import Outcome
 from pinhole.console import Console, columns
-from pinhole.errors import IngestError, MissingArtefact, UnknownName, UsageError
-from pinhole.stages import STAGES, Outcome
+from pinhole.errors import IngestError, UnknownName, UsageError, WorkspaceError
+from pinhole.stages import STAGES
 from pinhole.stages import build as run_stages
 from pinhole.workspace import Artefact, Workspace, read_json, write_json
 
@@ -231,7 +232,7 @@ def _hits(workspace: Workspace, hits: Sequence[Any]) -> Answer:
 
 
 def bench(name: str, folder: Path | None, console: Console) -> Answer:
-    """Run one benchmark or all; a benchmark is a module with ``run(workspace, progress) -> flat figures``."""
+    """Run one benchmark, or all that can run here; ``benchmarks/__init__.py`` says what a benchmark is."""
     import importlib
     import pkgutil
 
@@ -243,11 +244,17 @@ def bench(name: str, folder: Path | None, console: Console) -> Answer:
     found: dict[str, Any] = {}
     for one in [name] if name else known:
         module = importlib.import_module(f"pinhole.benchmarks.{one}")
+        needs = getattr(module, "NEEDS_WORKSPACE", False)
         try:
-            with console.bar(one) as progress:
-                found |= module.run(wiring.find_workspace(folder) if getattr(module, "NEEDS_WORKSPACE", False) else None, progress)
-        except MissingArtefact as error:
-            if name:
+            workspace = wiring.find_workspace(folder)
+        except WorkspaceError as error:
+            if folder is not None or (name and needs):
                 raise
-            console.say(f"{one}: left out: {error}")
+            if needs:
+                console.say(f"{one}: left out: {error}")
+                continue
+            workspace = None
+        console.say(f"{one}: {(module.__doc__ or '').splitlines()[0]}")
+        with console.bar(one) as progress:
+            found |= module.run(workspace, progress)
     return Answer(found, columns(list(found.items())))

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pinhole.console import Console
-from pinhole.errors import PinholeError, WorkspaceError
-from pinhole.workspace import Workspace
+from pinhole.errors import MissingArtefact, PinholeError, WorkspaceError
+from pinhole.workspace import Artefact, Workspace
 
 if TYPE_CHECKING:
     from pinhole.assistant.loop import Assistant
@@ -44,12 +44,46 @@ def need_items(workspace: Workspace) -> Catalogue:
     return catalogue
 
 
+def made_from(workspace: Workspace, artefact: Artefact, stage: str) -> Artefact:
+    """The artefact of ``stage`` that this one was made from, which need not be the latest."""
+    key = artefact.manifest["recipe"]["inputs"][stage]
+    found = workspace.find(stage, key)
+    if found is None:
+        raise MissingArtefact(f"`{artefact.stage}` was made from an artefact of `{stage}` that is gone", where=key, fix="run `pinhole build`")
+    return found
+
+
 def open_searcher(workspace: Workspace) -> Searcher:
-    raise NotImplementedError
+    """Index, space and features that were built together, over the catalogue as it is now."""
+    from pinhole.retrieval.index import Searcher
+    from pinhole.vision.align import Space
+    from pinhole.vision.encoders import image_encoder, text_encoder
+    from pinhole.vision.features import Features
+
+    index = workspace.need("index")
+    features = Features.load(made_from(workspace, index, "embed").path)
+    space = Space.load(made_from(workspace, index, "align").path)
+    encoders = (lambda: text_encoder(features.text_encoder.spec), lambda: image_encoder(features.image_encoder.spec))
+    return Searcher(open_catalogue(workspace), features, space, index.path, *encoders)
 
 
 def open_assistant(workspace: Workspace) -> Assistant:
-    raise NotImplementedError
+    """The graft in its engine, the built-in tools, the searcher. Raises :class:`SpaceMismatch` where graft and index are of two spaces."""
+    from pinhole.assistant.loop import Assistant
+    from pinhole.assistant.shop import CatalogueShop
+    from pinhole.assistant.tools import Toolbox
+    from pinhole.engines.local import LocalEngine
+    from pinhole.graft.model import Graft
+
+    grafted = workspace.need("graft")
+    searcher = open_searcher(workspace)
+    graft = Graft.load(grafted.path)
+    graft.check_space(searcher.space.identity)
+    shop = CatalogueShop(searcher.catalogue, searcher.features, searcher.space, searcher, workspace.config)
+    engine = LocalEngine(graft, waiting=workspace.config.serve.queue)
+    toolbox = Toolbox()
+    engine.warm(toolbox.schemas)
+    return Assistant(engine, toolbox, shop, workspace.config.assistant)
 
 
 def open_world(workspace: Workspace) -> World:

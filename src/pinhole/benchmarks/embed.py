@@ -9,10 +9,18 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 
 from pinhole.errors import PinholeError
 from pinhole.vision.speed import measure
 from pinhole.workspace import Workspace
+
+
+NEEDS_WORKSPACE = True
+
+
+def run(workspace: Workspace, progress: Callable[[int, int], None] | None = None) -> dict[str, float]:
+    return measure(workspace)
 
 
 def main() -> None:
@@ -20,7 +28,7 @@ def main() -> None:
         print("usage: python -m pinhole.benchmarks.embed WORKSPACE [N]", file=sys.stderr)
         sys.exit(2)
     try:
-        figures = measure(Workspace.open(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) == 3 else 400)
+        figures = measure(Workspace.open(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) == 3 else 1500)
     except PinholeError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)

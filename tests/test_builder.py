@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 import toy_build
+from pinhole.builder import Build, Stage, build, closure, why
 from pinhole.errors import DiskFull, Locked, UnknownName
-from pinhole.stages import STAGES, Build, Stage, build, closure, why
 from pinhole.workspace import Workspace
 from toy_build import TOYS, fingerprint, run
 
@@ -155,7 +155,7 @@ def test_the_progress_of_a_stage_reaches_its_bar(shop: Path) -> None:
     def track(name: str) -> Iterator[Any]:
         yield lambda done, total: seen.append((name, done, total))
 
-    build(Workspace.open(shop), ["shards"], track=track, stages=TOYS, fingerprint=fingerprint)
+    build(Workspace.open(shop), TOYS, fingerprint, ["shards"], track=track)
     assert seen == [("shards", number, 8) for number in range(1, 9)]
 
 
@@ -167,13 +167,6 @@ def test_why_names_every_difference() -> None:
     )
     assert why(old, {**old, "settings": {"align.steps": 1}}) == "its settings changed"
     assert why({"version": 1}, old).startswith("items changed")  # a manifest of an older Pinhole
-
-
-def test_the_real_stages_only_need_stages_before_them() -> None:
-    before: set[str] = set()
-    for name, stage in STAGES.items():
-        assert stage.name == name and set(stage.needs) <= before
-        before.add(name)
 
 
 # -- processes ----------------------------------------------------------------------------------

@@ -1,0 +1,249 @@
+"""The one loop that runs the stages that are out of date, and no others.
+
+A stage is a name, what it reads (other stages' artefacts, tables, sections of the configuration)
+and a function that writes one artefact folder. Its *recipe* is the content of all that; the hash of
+the recipe is the artefact's key. Equal recipe, equal key, nothing to do; a different one, and the
+two recipes side by side say why.
+
+Knows nothing of what stages do, and does not protect against edits of finished artefacts by hand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pinhole.errors import DiskFull, UnknownName
+from pinhole.meter import Meter
+from pinhole.workspace import Artefact, Workspace, digest, disk_errors
+
+Progress = Callable[[int, int], None]
+Track = Callable[[str], AbstractContextManager[Progress]]
+Recipe = dict[str, Any]
+
+KEEP = 2  # finished artefacts of a stage that stay: the one in use and the one before
+
+# Settings that change how fast an artefact is made, and nothing in it.
+WITHOUT_EFFECT = frozenset({"vision.workers", "graft.checkpoint_steps"})
+
+
+@dataclass(frozen=True)
+class Build:
+    """What a stage is handed: its inputs, the folder to write (what an interrupted run left is in it), the artefact before."""
+
+    workspace: Workspace
+    inputs: Mapping[str, Artefact]
+    out: Path
+    previous: Artefact | None
+    progress: Progress
+    log: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """``run`` returns the figures for the manifest. Raise ``version`` when its code would write something else.
+
+    ``also`` says what else it reads: names of things outside the workspace, and a hash of each.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    sections: tuple[str, ...]
+    tables: tuple[str, ...]
+    version: int
+    run: Callable[[Build], dict[str, Any]]
+    also: Callable[[Workspace], dict[str, str]] = lambda workspace: {}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one stage: ``built`` (and why), ``reused`` (an earlier artefact fits again) or ``fresh``."""
+
+    stage: str
+    key: str
+    action: str
+    reason: str = ""
+    seconds: float = 0.0
+    peak_memory_gb: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+# -- the loop -----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def quiet(label: str) -> Iterator[Progress]:
+    """The :data:`Track` that shows nothing."""
+    yield lambda done, total: None
+
+
+def build(
+    workspace: Workspace,
+    stages: Mapping[str, Stage],
+    fingerprint: Callable[[Workspace, str], str],
+    names: Sequence[str] = (),
+    *,
+    track: Track = quiet,
+    log: Callable[[str], None] = lambda message: None,
+) -> list[Outcome]:
+    """Bring the named stages (default: all) and what they need up to date, in order, under the writer's lock.
+
+    ``fingerprint(workspace, table)`` hashes a table's content. ``track(stage)`` is entered around each stage that
+    runs and gives its progress callback. Raises :class:`UnknownName`, :class:`Locked`, :class:`DiskFull`, and
+    whatever a stage raises; what an interrupted stage had done stays in its ``.part`` folder, and the next run
+    goes on from there.
+    """
+    wanted = closure(names, stages)
+    loop = _Loop(workspace, stages, track, log)
+    with workspace.lock("pinhole build " + " ".join(names) if names else "pinhole build"):
+        prints = {table: fingerprint(workspace, table) for table in dict.fromkeys(table for stage in wanted for table in stage.tables)}
+        return [loop.bring_up_to_date(stage, _recipe(workspace, stage, loop.current, prints)) for stage in wanted]
+
+
+def closure(names: Sequence[str], stages: Mapping[str, Stage]) -> list[Stage]:
+    """The named stages (none: all) with everything they need, in the order of ``stages``."""
+    wanted: set[str] = set()
+    waiting = list(names or stages)
+    while waiting:
+        name = waiting.pop()
+        if name not in stages:
+            raise UnknownName(f"no stage `{name}`", fix="stages: " + ", ".join(stages))
+        if name not in wanted:
+            wanted.add(name)
+            waiting += stages[name].needs
+    return [stage for name, stage in stages.items() if name in wanted]
+
+
+@dataclass
+class _Loop:
+    workspace: Workspace
+    stages: Mapping[str, Stage]
+    track: Track
+    log: Callable[[str], None]
+    current: dict[str, Artefact] = field(default_factory=dict)  # what the stages so far ended with
+
+    def bring_up_to_date(self, stage: Stage, recipe: Recipe) -> Outcome:
+        """Nothing, one pointer, or a whole run."""
+        key = digest(stage.name, recipe)
+        latest, made = self.workspace.latest(stage.name), self.workspace.find(stage.name, key)
+        if made is None:
+            outcome, made = self._run(stage, recipe, key, latest)
+        elif latest == made:
+            outcome = Outcome(stage.name, key, "fresh")
+        else:
+            self.workspace.use(stage.name, key)
+            outcome = Outcome(stage.name, key, "reused", "an earlier artefact fits again")
+            self.log(f"{stage.name}: {outcome.reason}")
+        self.current[stage.name] = made
+        return outcome
+
+    def _run(self, stage: Stage, recipe: Recipe, key: str, latest: Artefact | None) -> tuple[Outcome, Artefact]:
+        root, part = self.workspace.root, self.workspace.folder(stage.name) / f"{key}.part"
+        interrupted = part.is_dir() and any(part.iterdir())
+        reason = "resuming an interrupted run" if interrupted else why(latest.manifest["recipe"] if latest else None, recipe)
+        self.log(f"{stage.name}: {reason}")
+        _sweep(part)
+        with disk_errors(root), _foreign_disk_errors(root):
+            given = {name: self.current[name] for name in stage.needs}
+            out = self.workspace.start(stage.name, key)
+            with Meter() as meter, self.track(stage.name) as progress:
+                figures = stage.run(Build(self.workspace, given, out, latest, progress, self.log))
+            _sweep(part)
+            seconds, peak = round(meter.seconds, 2), round(meter.peak_bytes / 1e9, 3)
+            manifest = {"recipe": recipe, "reason": reason, "figures": figures, "seconds": seconds, "peak_memory_gb": peak}
+            made = self.workspace.finish(stage.name, key, manifest)
+        _prune(self.workspace, stage.name, key, self.stages)
+        self.log(f"{stage.name}: done in {seconds:.1f} s, peak memory {peak:.1f} GB")
+        return Outcome(stage.name, key, "built", reason, seconds, peak), made
+
+
+# -- recipes ------------------------------------------------------------------------------------
+
+
+def _recipe(workspace: Workspace, stage: Stage, inputs: Mapping[str, Artefact], prints: Mapping[str, str]) -> Recipe:
+    settings = {
+        f"{section}.{key}": value
+        for section in stage.sections
+        for key, value in getattr(workspace.config, section).model_dump(mode="json").items()
+        if f"{section}.{key}" not in WITHOUT_EFFECT
+    }
+    return {
+        "version": stage.version,
+        "inputs": {name: inputs[name].key for name in stage.needs},
+        "settings": settings,
+        "tables": {table: prints[table] for table in stage.tables},
+        "also": stage.also(workspace),
+    }
+
+
+def why(old: Recipe | None, new: Recipe) -> str:
+    """The difference of two recipes in words: "items changed, [align] steps changed (600 → 300), embed was rebuilt"."""
+    if old is None:
+        return "first time"
+
+    def before(part: str) -> dict[str, Any]:
+        return old.get(part, {})
+
+    reasons = [f"{table} changed" for table, value in new["tables"].items() if before("tables").get(table) != value]
+    for name, value in new["settings"].items():
+        section, key = name.split(".", 1)
+        if name not in before("settings"):
+            reasons.append(f"[{section}] {key} is new")
+        elif before("settings")[name] != value:
+            reasons.append(f"[{section}] {key} changed ({before('settings')[name]} → {value})")
+    reasons += [f"{name} changed" for name, value in new["also"].items() if before("also").get(name) != value]
+    reasons += [f"{name} was rebuilt" for name, value in new["inputs"].items() if before("inputs").get(name) != value]
+    if old.get("version") != new["version"]:
+        reasons.append("the code of this stage changed")
+    return ", ".join(reasons) or "its settings changed"
+
+
+# -- folders ------------------------------------------------------------------------------------
+
+_TEMPORARY = re.compile(r"^\..+\.\d+$")  # what workspace.write_atomic leaves when it is killed before its rename
+
+
+def _sweep(part: Path) -> None:
+    """Remove half-written files, so that an interrupted artefact ends equal to an undisturbed one."""
+    if part.is_dir():
+        for path in part.rglob(".*"):
+            if _TEMPORARY.match(path.name) and path.is_file():
+                path.unlink()
+
+
+def _prune(workspace: Workspace, stage: str, key: str, stages: Mapping[str, Stage]) -> None:
+    """Keep the artefact in use, the one before, and what other artefacts in use were made from; remove the rest and old leftovers."""
+    folder = workspace.folder(stage)
+    finished = [path for path in folder.iterdir() if path.name != key and not path.suffix and (path / "manifest.json").exists()]
+    finished.sort(key=lambda path: (path / "manifest.json").stat().st_mtime_ns, reverse=True)
+    in_use = [latest.manifest["recipe"]["inputs"].get(stage) for name in stages if (latest := workspace.latest(name)) is not None]
+    keep = {key, *in_use, *(path.name for path in finished[: KEEP - 1])}
+    for path in folder.iterdir():
+        if path.is_dir() and path.name not in keep:
+            # Out of the way by one rename first: a half-removed folder must never be taken for an artefact or be resumed.
+            trash = path.with_name(f"{path.stem}.trash")
+            if path != trash:
+                shutil.rmtree(trash, ignore_errors=True)
+                path.rename(trash)
+            shutil.rmtree(trash, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _foreign_disk_errors(where: Path) -> Iterator[None]:
+    """Libraries that write by themselves report a full disk in words of their own."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        if re.search(r"no space left|os error 28", str(error), re.IGNORECASE):
+            raise DiskFull("no space left on the disk", where=str(where), fix="free some and run the same command again: it resumes") from error
+        raise
