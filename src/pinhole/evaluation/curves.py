@@ -45,10 +45,10 @@ def drawing(curve: Sequence[Mapping[str, Any]]) -> Html:
     lines = {name: thinned(points) for name, points in lines.items() if points}
     if not lines:
         return el("p", "Nothing was trained.", class_="quiet")
-    right = max(points[-1][0] for points in lines.values())
+    right = max(1.0, *(points[-1][0] for points in lines.values()))
     # The first steps may be far above all others: they are cut off rather than flatten the rest.
     values = sorted(y for points in lines.values() for _, y in points)
-    top = 1.08 * max(values[int(0.985 * (len(values) - 1))], max(smooth(points)[0][1] for points in lines.values()) * 0.8, 1e-9)
+    top = 1.08 * max(values[int(0.985 * (len(values) - 1))], max(smooth(points)[0][1] for points in lines.values()) * 0.8, 1e-6)
 
     def at(x: float, y: float) -> str:
         across = _LEFT + (WIDTH - _LEFT - _RIGHT) * x / right

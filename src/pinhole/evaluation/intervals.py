@@ -13,7 +13,7 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     z, share = 1.96, right / n
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))  # rounding may not part a share from its bound
 
 
 def share(key: str, right: Sequence[bool]) -> dict[str, float]:

@@ -40,6 +40,7 @@ KINDS = {  # of lessons and of exam questions
     "again": "Something else",
     "chat": "No tool needed",
     "answer": "Telling what was found",
+    "outcome": "Telling how it went",
     "invented": "An invented tool",
     "unseen": "A tool never seen in training",
 }

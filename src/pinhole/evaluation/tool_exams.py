@@ -182,7 +182,7 @@ def read_lessons(path: Path, engine: Engine, show: Callable[[int, str], tuple[Pa
                 found.append(_read(json.loads(line), show))
             except PinholeError as error:
                 raise UsageError(error.what, where=f"{path}:{number}", fix=error.fix) from None
-            except (json.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError) as error:
+            except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
                 raise UsageError(
                     f"not a lesson: {type(error).__name__} {error}",
                     where=f"{path}:{number}",

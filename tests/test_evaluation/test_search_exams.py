@@ -1,0 +1,68 @@
+"""The search exams on a small shop: complete figures, nothing held out in training, the same every time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from toy_search import Toy, make_toy
+
+from pinhole.evaluation.search_exams import Results, search_exams
+from pinhole.retrieval.trials import Asking
+from pinhole.retrieval.weights import Weights
+from pinhole.vision.heads import fit
+from pinhole.vision.signals import read_signals
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
+    return make_toy(tmp_path_factory.mktemp("toy"), n=480, align={"steps": 15})
+
+
+@pytest.fixture(scope="module")
+def figures(toy: Toy) -> dict[str, float]:
+    part, _ = read_signals(toy.catalogue, toy.features).part(toy.config.catalogue)
+    space = fit(toy.features, part, toy.asked.of([query.key for query in part.queries]), toy.config.align).space
+    return search_exams(toy.catalogue, toy.features, space, Weights(), toy.asked, toy.config)
+
+
+@pytest.mark.parametrize("exam", ["search.text_to_image.recall@10", "boards.recall@10", "search.with_titles.recall@10"])
+def test_every_figure_has_its_company(figures: dict[str, float], exam: str) -> None:
+    for name in ("tuned", "base", "learned"):
+        assert figures[f"{exam}.{name}.low"] <= figures[f"{exam}.{name}"] <= figures[f"{exam}.{name}.high"]
+        assert figures[f"{exam}.{name}.n"] == figures[f"{exam}.n"] > 0
+    assert figures[f"{exam}.ratio.low"] <= figures[f"{exam}.ratio"] <= figures[f"{exam}.ratio.high"]
+    assert 0 < figures[f"{exam}.chance"] < figures[f"{exam}.tuned"]
+    assert 0 < figures[f"{exam}.weight"] < 1
+    assert all(isinstance(value, int | float) for value in figures.values())
+
+
+def test_more_splits_more_trials(toy: Toy, figures: dict[str, float]) -> None:
+    part, _ = read_signals(toy.catalogue, toy.features).part(toy.config.catalogue)
+    space = fit(toy.features, part, toy.asked.of([query.key for query in part.queries]), toy.config.align).space
+    config = toy.config.model_copy(update={"evaluate": toy.config.evaluate.model_copy(update={"splits": 2})})
+    seen: list[tuple[int, int]] = []
+    both = search_exams(toy.catalogue, toy.features, space, Weights(), toy.asked, config, lambda done, total: seen.append((done, total)))
+    assert both["search.splits"] == 2 and seen
+    assert both["boards.recall@10.n"] > figures["boards.recall@10.n"]
+
+
+def test_the_ratio_is_resampled_by_cluster() -> None:
+    draw = np.random.default_rng(0)
+    asked = [Asking(np.array([1]), text=f"q{number % 50}") for number in range(400)]
+    base = draw.random(400) * 0.4
+    results = Results()
+    results.add(asked, 100, base + 0.1, base, base, 0.5)
+    figures = results.figures("x", seed=0)
+    assert figures["x.clusters"] == 50 and figures["x.n"] == 400
+    assert figures["x.ratio.low"] < figures["x.ratio"] == pytest.approx((base + 0.1).mean() / base.mean()) < figures["x.ratio.high"]
+    assert figures["x.chance"] == pytest.approx(0.1)
+    assert results.figures("x", seed=0) == figures
+    assert Results().figures("y", seed=0) == {"y.n": 0}
+
+
+def test_nothing_held_out_is_asked_twice(toy: Toy, tmp_path: Path) -> None:
+    part, held = read_signals(toy.catalogue, toy.features).part(toy.config.catalogue)
+    assert not {query.key for query in part.queries} & {query.key for query in held.queries}
+    assert not {board.key for board in part.boards} & {board.key for board in held.boards}
