@@ -70,7 +70,7 @@ class ToyShop:
     def picture(self, data: bytes) -> Thing:
         if not data.startswith(b"PNG"):
             raise BadImage("not an image")
-        return Thing(None, "", Soft(f"{SPACE}:sent:{data!r}", np.full(24, len(data), np.float32)), data)
+        return Thing(None, "", Soft(f"{SPACE}:sent:{data!r}", np.full(24, len(data), np.float32)), np.frombuffer(data, np.uint8))
 
 
 Answer = str | tuple[str, dict[str, Any]] | Exception

@@ -90,7 +90,7 @@ def test_a_sent_picture_has_a_number() -> None:
     transcript = read(user(picture(), text("what is this?")))
     assert plain(transcript) == [("user", "#1▫\nwhat is this?")]
     thing = transcript.resolve("#1")
-    assert thing.id is None and thing.data == b"PNG one" and thing.soft is not None
+    assert thing.id is None and thing.seen is not None and thing.seen.tobytes() == b"PNG one" and thing.soft is not None
     assert link(1, thing) == "#1"
     again = read(user(picture()), {"role": "assistant", "content": " ".join(links("lime", first=2))}, user("like #1"))
     assert again.resolve("#1").id is None and again.resolve("#2").id == "lime"

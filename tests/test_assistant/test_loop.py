@@ -194,7 +194,7 @@ def test_a_cancelled_turn_ends_quietly() -> None:
 
 
 def things() -> dict[int, Thing]:
-    return {k: Thing(f"id{k}", f"title {k}", None) for k in (1, 2, 12)} | {3: Thing(None, "", None, b"x")}
+    return {k: Thing(f"id{k}", f"title {k}", None) for k in (1, 2, 12)} | {3: Thing(None, "", None)}
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_the_built_in_tools(shop: ToyShop) -> None:
     assert found == Found([("apple", pytest.approx(1.0))]) and shop.asked == [("red", ["lime"], [], "animals")]
     assert box.call(shop, "related", {"item": "#2"}, resolve) == Found([("plum", 0.5), ("pear", 0.5)])
     assert box.call(shop, "item", {"item": "#2"}, resolve) == "title: a green lime; id: lime"
-    assert box.call(shop, "item", {"item": "#2"}, lambda _: Thing(None, "", None, b"x")) == "a picture that was sent, not one of the catalogue"
+    assert box.call(shop, "item", {"item": "#2"}, lambda _: Thing(None, "", None)) == "a picture that was sent, not one of the catalogue"
     board = box.call(shop, "board", {"title": "sour"}, resolve)
     assert isinstance(board, Found) and [id for id, _ in board.items] == ["lemon", "lime", "apple", "plum"]
     assert board.note == 'board "sour fruit", 5 pictures'

@@ -71,16 +71,14 @@ class CatalogueShop:
 
     def search(self, text: str, like: Sequence[Thing], unlike: Sequence[Thing], category: str) -> list[tuple[str, float]]:
         """The best items, without the ones that were given as examples."""
-        given = {thing.id for thing in (*like, *unlike)}
         where = f"{_column(self.config.catalogue.category)} = {_text(category)}" if category else ""
-        wanted = self.results + len(given)
-        hits = self.searcher.search(text, like=_examples(like), unlike=_examples(unlike), where=where, n=wanted)
-        return [(hit.id, hit.score) for hit in hits if hit.id not in given][: self.results]
+        hits = self.searcher.search(text, like=_examples(like), unlike=_examples(unlike), where=where, n=self.results)
+        return [(hit.id, hit.score) for hit in hits]
 
     def related(self, thing: Thing) -> list[tuple[str, float]]:
         if thing.id is None:
             return self.search("", [thing], [], "")
-        return [(hit.id, hit.score) for hit in self.searcher.related(thing.id, self.results + 1) if hit.id != thing.id][: self.results]
+        return [(hit.id, hit.score) for hit in self.searcher.related(thing.id, self.results)]
 
     # -- names ----------------------------------------------------------------------------------
 
@@ -90,7 +88,9 @@ class CatalogueShop:
     def board(self, title: str) -> tuple[str, Sequence[str], Sequence[str]]:
         boards = self._known()[1]
         found, near = nearest(title, [name for name, _ in boards])
-        return found, next((items for name, items in boards if name == found), []), near
+        named = next((items for name, items in boards if name == found), [])
+        there = set(self.catalogue.items(columns=["id"], ids=named)["id"].to_pylist()) if named else set()
+        return found, [id for id in named if id in there], near
 
     def _known(self) -> tuple[list[str], list[tuple[str, list[str]]]]:
         """Categories (the commonest first) and public boards with a title, read once."""
@@ -130,7 +130,7 @@ class CatalogueShop:
                 self._encoder = image_encoder(self.features.image_encoder.spec)
         image = self._encoder.encode_bytes([data], self.config.vision.max_pixels)
         key = f"{self.space}:sent:{hashlib.sha256(data).hexdigest()}"
-        return Thing(None, "", Soft(key, self._content(image)[0]), data)
+        return Thing(None, "", Soft(key, self._content(image)[0]), image[0])
 
     # -- vectors --------------------------------------------------------------------------------
 
@@ -150,14 +150,11 @@ class CatalogueShop:
 
     def _content(self, image: np.ndarray) -> np.ndarray:
         """Frozen image vectors (n, d) → content embeddings (n, content_dim), from the picture alone."""
-        n = len(image)
-        nothing = np.zeros((n, self.features.text.shape[1]), np.float32)
-        learned = self._space.item_vectors(image, np.ones(n, bool), nothing, np.zeros(n, bool))
-        return np.asarray(self._space.content(image, learned), dtype=np.float32)
+        return self._space.content(image, self._space.seen_vectors(image))
 
 
 def _examples(things: Sequence[Thing]) -> list[Any]:
-    return [thing.id if thing.id is not None else thing.data for thing in things]
+    return [thing.id if thing.id is not None else thing.seen for thing in things]
 
 
 def _column(name: str) -> str:

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 from pinhole.graft.prompt import Soft, ToolSchema
 
 REFERENCE = "^#[0-9]{1,3}$"
@@ -28,12 +30,15 @@ class Refused(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Thing:
-    """Something with a number in a conversation: an item, or a picture that a person sent (``id`` None, ``data`` its bytes)."""
+    """Something with a number in a conversation: an item, or a picture that a person sent (``id`` None).
+
+    ``seen`` is what its encoder made of a sent picture, (image dim,): what a search is given in place of an id.
+    """
 
     id: str | None
     title: str
     soft: Soft | None
-    data: bytes | None = None
+    seen: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
