@@ -37,8 +37,8 @@ class VisionConfig(Section):
 class AlignConfig(Section):
     dim: int = Field(256, ge=8, description="width of the learned block")
     nested: tuple[int, ...] = Field((64, 128, 256), description="widths that work when cut (Matryoshka)")
-    steps: int = Field(600, ge=1, description="training steps")
-    batch: int = Field(512, ge=8, description="pairs of each signal in a step")
+    steps: int = Field(300, ge=1, description="training steps")
+    batch: int = Field(256, ge=8, description="pairs of each signal in a step")
     learning_rate: float = Field(1e-3, gt=0, description="AdamW, cosine to zero")
     weight_title: float = Field(1.0, ge=0, description="weight of image with its own title")
     weight_board: float = Field(1.0, ge=0, description="weight of item with a board-mate")

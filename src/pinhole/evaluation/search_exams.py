@@ -1,0 +1,217 @@
+"""The search and board exams: held-out queries and boards, held-out items, against the best way without training.
+
+``search.text_to_image``: a query that nothing was trained on, items that nothing was trained on, known
+by their pictures alone. Base is the bridge: the training titles nearest to the query, the mean of their
+pictures, the pictures nearest to that. ``boards``: one item of a new board, the others are right; base
+is the best blend of picture and title vectors. ``search.with_titles``: the same queries where items
+show their titles; base is plain search in the titles' vectors.
+
+Whatever is chosen (the bridge's shape, the blend, the weights) was chosen inside the training part.
+Pictures that training saw almost alike are left out of the gallery. More than one split trains align
+again on each. Does not protect against a base that somebody else would build better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pinhole.config import Config
+from pinhole.retrieval.fusion import recall_at
+from pinhole.retrieval.scores import Bridge, Scorer
+from pinhole.retrieval.trials import Asking, Trials, draw_trials, like_columns, text_columns, without_twins, word_columns
+from pinhole.retrieval.weights import FOLDS, Weights, learn
+from pinhole.vision.align import Asked, Space, learned_vectors
+from pinhole.vision.features import Features
+from pinhole.vision.signals import Signals, read_signals
+
+if TYPE_CHECKING:
+    from pinhole.catalogue.store import Catalogue
+
+K = 10
+BLENDS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 10.0)  # of titles against pictures
+DRAWS = 2000
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class Results:
+    """Recalls of one exam over all splits, and what each trial belongs to (resampled together)."""
+
+    tuned: list[float] = field(default_factory=list)
+    base: list[float] = field(default_factory=list)
+    learned: list[float] = field(default_factory=list)
+    chance: list[float] = field(default_factory=list)
+    cluster: list[str] = field(default_factory=list)
+    weight: list[float] = field(default_factory=list)
+
+    def add(self, asked: Sequence[Asking], gallery: int, tuned: np.ndarray, base: np.ndarray, learned: np.ndarray, weight: float) -> None:
+        self.tuned += tuned.tolist()
+        self.base += base.tolist()
+        self.learned += learned.tolist()
+        self.chance += [min(K, gallery) * len(one.right) / max(gallery, 1) / min(K, len(one.right)) for one in asked]
+        self.cluster += [one.board or one.text for one in asked]
+        self.weight.append(weight)
+
+    def figures(self, key: str, seed: int) -> dict[str, float]:
+        """Flat figures; the interval of the ratio is a paired bootstrap over queries (boards)."""
+        n = len(self.tuned)
+        if not n:
+            return {f"{key}.n": 0}
+        out: dict[str, float] = {f"{key}.n": n, f"{key}.clusters": len(set(self.cluster))}
+        drawn = _bootstrap(np.array([self.tuned, self.base, self.learned]), self.cluster, seed)
+        for place, name in enumerate(("tuned", "base", "learned")):
+            low, high = np.quantile(drawn[place], (0.025, 0.975))
+            out |= {
+                f"{key}.{name}": float(np.mean(getattr(self, name))),
+                f"{key}.{name}.n": n,
+                f"{key}.{name}.low": float(low),
+                f"{key}.{name}.high": float(high),
+            }
+        out |= {f"{key}.{end}": out[f"{key}.tuned.{end}"] for end in ("low", "high")}
+        out |= {f"{key}.chance": float(np.mean(self.chance)), f"{key}.weight": float(np.mean(self.weight))}
+        if out[f"{key}.base"] > 0:
+            low, high = np.quantile(drawn[0] / np.maximum(drawn[1], 1e-9), (0.025, 0.975))
+            ratio = out[f"{key}.tuned"] / out[f"{key}.base"]
+            out |= {f"{key}.ratio": ratio, f"{key}.ratio.n": n, f"{key}.ratio.low": float(low), f"{key}.ratio.high": float(high)}
+        return out
+
+
+def search_exams(
+    catalogue: Catalogue, features: Features, space: Space, weights: Weights, asked: Asked, config: Config, progress: Progress | None = None
+) -> dict[str, float]:
+    """All figures of the three exams, over ``config.evaluate.splits`` splits.
+
+    The first split is the workspace's own, with its ``space`` and fusion ``weights``; for the others both are made
+    again from their own training parts, and thrown away.
+    """
+    signals = read_signals(catalogue, features)
+    titles = _titles(catalogue, features)
+    seen, like, titled = Results(), Results(), Results()
+    splits = config.evaluate.splits
+    for number in range(splits):
+        settings = config.model_copy(update={"catalogue": config.catalogue.model_copy(update={"split": config.catalogue.split + number})})
+        part, held = signals.part(settings.catalogue)
+        if number:
+            space, weights = _again(features, part, asked, titles, settings, progress, number, splits)
+        room = _Room(features, space, weights, part, held, asked, titles)
+        room.seen(seen)
+        room.like(like, settings)
+        room.titled(titled)
+        if progress is not None:
+            progress(number + 1, splits)
+    seed = config.evaluate.seed
+    found = {**seen.figures("search.text_to_image.recall@10", seed), **like.figures("boards.recall@10", seed)}
+    return {**found, **titled.figures("search.with_titles.recall@10", seed), "search.splits": splits}
+
+
+def _again(
+    features: Features, part: Signals, asked: Asked, titles: Sequence[str], config: Config, progress: Progress | None, number: int, splits: int
+) -> tuple[Space, Weights]:
+    from pinhole.vision.heads import fit
+
+    def counted(done: int, total: int) -> None:
+        if progress is not None:
+            progress(number * 1000 + done * 900 // max(total, 1), splits * 1000)
+
+    weights = learn(features, part, asked.of, titles, config, counted)
+    return fit(features, part, asked.of([query.key for query in part.queries]), config.align).space, weights
+
+
+class _Room:
+    """One split's exam room: gallery, questions, and scorers that see titles or do not."""
+
+    def __init__(self, features: Features, space: Space, weights: Weights, part: Signals, held: Signals, asked: Asked, titles: Sequence[str]) -> None:
+        self.features, self.weights, self.part, self.asked, self.titles = features, weights, part, asked, titles
+        self.pictured = part.items[features.has_image[part.items]]
+        self.pictures = space.picture(np.asarray(features.image))
+        bridge = Bridge(self.pictured[features.has_text[self.pictured]], weights.bridge)
+        self.open = Scorer(features, space, learned_vectors(space, features), bridge)
+        self.blind = Scorer(features, space, learned_vectors(space, features, titles=False), bridge)
+        self.trials = self._trials(held, self.pictured)
+
+    def _trials(self, held: Signals, pictured: np.ndarray, seed: int = 0) -> Trials:
+        kept = np.zeros(len(self.features), dtype=bool)
+        kept[without_twins(held.items[self.features.has_image[held.items]], pictured, self.pictures)] = True
+        return draw_trials(held, kept, seed)
+
+    def seen(self, results: Results) -> None:
+        asked, gallery = self.trials.text, self.trials.gallery
+        if asked:
+            columns = text_columns(self.blind, self.asked.of([one.text for one in asked]), gallery)[:2]
+            weights = self.weights.array("seen")
+            results.add(asked, len(gallery), *_recalls(columns, weights, columns[1], asked), _share(weights))
+
+    def titled(self, results: Results) -> None:
+        asked, gallery = self.trials.text, self.trials.gallery
+        if asked:
+            texts = [one.text for one in asked]
+            vectors = self.asked.of(texts)
+            columns = np.concatenate([text_columns(self.open, vectors, gallery), word_columns(texts, [self.titles[row] for row in gallery])[None]])
+            base = np.where(self.features.has_text[gallery], vectors @ self.features.text[gallery].T, -1.0)
+            weights = self.weights.array("text")
+            results.add(asked, len(gallery), *_recalls(columns, weights, base, asked), _share(weights))
+
+    def like(self, results: Results, config: Config) -> None:
+        asked, gallery = self.trials.like, self.trials.gallery
+        if asked:
+            columns, weights = like_columns(self.open, asked, gallery), self.weights.array("like")
+            base = _blend(self.open, asked, gallery, *self._best_blend(config))
+            results.add(asked, len(gallery), *_recalls(columns, weights, base, asked), _share(weights))
+
+    def _best_blend(self, config: Config) -> tuple[bool, float]:
+        """Standardised or plain cosines, and the titles' weight: the best on inner boards of the training part."""
+        found: dict[tuple[bool, float], list[float]] = {}
+        for number in range(FOLDS):
+            inside, outside = self.part.inner(config.catalogue, number)
+            trials = self._trials(outside, inside.items[self.features.has_image[inside.items]])
+            for choice in [(plain, weight) for plain in (False, True) for weight in BLENDS] if trials.like else ():
+                scores = _blend(self.open, trials.like, trials.gallery, *choice)
+                found.setdefault(choice, []).extend(_recall(scores, trials.like).tolist())
+        return max(found, key=lambda choice: float(np.mean(found[choice]))) if found else (False, 1.0)
+
+
+def _blend(scorer: Scorer, asked: Sequence[Asking], gallery: np.ndarray, plain: bool, weight: float) -> np.ndarray:
+    """(q, gallery): pictures plus ``weight`` × titles, no training in either."""
+    side = scorer.items(gallery[[one.liked for one in asked]])
+    scores = scorer.scores(side, gallery) if plain else scorer.standardised(side, gallery, gallery)
+    return np.asarray(scores[1] + weight * scores[2])
+
+
+def _recalls(columns: np.ndarray, weights: np.ndarray, base: np.ndarray, asked: Sequence[Asking]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Recall of the fused score, of the base, of the learned column alone."""
+    fused = np.einsum("cqn,c->qn", columns, weights)
+    return _recall(fused, asked), _recall(base, asked), _recall(columns[0], asked)
+
+
+def _recall(scores: np.ndarray, asked: Sequence[Asking]) -> np.ndarray:
+    """recall@10; a liked item is no candidate."""
+    scores = np.array(scores, dtype=np.float64)
+    for row, one in enumerate(asked):
+        if one.liked >= 0:
+            scores[row, one.liked] = -np.inf
+    return recall_at(scores, [one.right for one in asked], K)
+
+
+def _share(weights: np.ndarray) -> float:
+    """The learned column's share of all weight."""
+    return float(weights[0] / max(weights.sum(), 1e-9))
+
+
+def _bootstrap(values: np.ndarray, clusters: Sequence[str], seed: int) -> np.ndarray:
+    """(rows, DRAWS) means of (rows, n) values, clusters drawn with replacement."""
+    _, number = np.unique(np.array(clusters), return_inverse=True)
+    count = number.max() + 1
+    sums = np.stack([np.bincount(number, row, count) for row in values])  # (rows, clusters)
+    sizes = np.bincount(number, minlength=count)
+    chosen = np.random.default_rng(seed).integers(0, count, (DRAWS, count))
+    return np.asarray(sums[:, chosen].sum(2) / sizes[chosen].sum(1))
+
+
+def _titles(catalogue: Catalogue, features: Features) -> list[str]:
+    rows = catalogue.items(["id", "title"])
+    named = dict(zip(rows["id"].to_pylist(), rows["title"].to_pylist(), strict=True))
+    return [named.get(id) or "" for id in features.ids]

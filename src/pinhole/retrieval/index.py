@@ -1,0 +1,273 @@
+"""Finding: words, likes and unlikes composed into one query, candidates by index, scores fused, best first.
+
+    index.json         identities of the space and the features, fusion weights, cohort; written last
+    learned.faiss      the learned vectors of all items
+    titles.faiss       the text vectors of those that have a title
+
+Up to ``EXACT`` items (the whole catalogue, or what a filter leaves) are all scored; above it only
+candidates are: nearest in the learned space, nearest titles, best by full text. Reads may come from
+several threads. Knows nothing of conversations or of who asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pinhole.errors import Corrupt, MissingArtefact, SpaceMismatch, UsageError
+from pinhole.retrieval.nearest import Nearest
+from pinhole.retrieval.scores import COLUMNS, Bridge, Scorer, Side
+from pinhole.retrieval.weights import KINDS, UNLIKE, WORDS, Weights, learn
+from pinhole.vision.align import Asked, Space, learned_vectors
+from pinhole.vision.encoders.base import ImageEncoder, TextEncoder
+from pinhole.vision.features import Features
+from pinhole.workspace import digest, read_json, write_json
+
+if TYPE_CHECKING:
+    from pinhole.catalogue.store import Catalogue
+    from pinhole.config import Config
+
+LAYOUT = 1
+EXACT = 8192  # items that are scored one and all
+CANDIDATES = 200  # from each source, at least
+COHORT = 1024  # items that scores are standardised by
+TEXT_MOST = 2000  # characters of a query that are read
+RESULTS_MOST = 1000
+
+Like = str | bytes | np.ndarray
+"""An item's id, an encoded picture, or a picture's vector (image dim,) as the encoder gave it."""
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One result. ``parts`` are the weighted columns that ``score`` is the sum of, such as ``text.learned``."""
+
+    id: str
+    score: float
+    parts: dict[str, float] = field(default_factory=dict)
+
+
+# -- the stage ----------------------------------------------------------------------------------
+
+
+def build_index(
+    catalogue: Catalogue,
+    features: Features,
+    space: Space,
+    config: Config,
+    out: Path,
+    progress: Callable[[int, int], None] | None = None,
+    asked: Asked | None = None,
+) -> dict[str, float]:
+    """The stage ``index``: fusion weights (learned inside the training part), then the two faiss indexes.
+
+    ``asked`` are the query texts' vectors that ``align`` left beside the space (None encodes them again). Returns figures for the manifest. Raises
+    :class:`SpaceMismatch` where the features come from other encoders than the space.
+    """
+    from pinhole.vision.signals import read_signals
+
+    space.check_features(features)
+    part, _ = read_signals(catalogue, features).part(config.catalogue)
+    titles = _titles(catalogue, features)
+    catalogue.refresh_text_index()
+    kept = out / "weights.json"
+    if not kept.exists():
+        asked = asked or Asked.make(catalogue.queries()["text"].to_pylist(), features.text_encoder.spec, features.text_encoder.dim, out)
+        write_json(kept, learn(features, part, asked.of, titles, config, progress).as_json())
+    weights = Weights.from_json(read_json(kept))
+    usable, titled = np.flatnonzero(features.has_image | features.has_text), np.flatnonzero(features.has_text)
+    learned = learned_vectors(space, features)
+    Nearest.build(learned[usable], usable, config.index).save(out / "learned.faiss")
+    Nearest.build(features.text[titled], titled, config.index).save(out / "titles.faiss")
+    cohort = np.sort(np.random.default_rng(0).choice(usable, min(COHORT, len(usable)), replace=False))
+    meta = {"layout": LAYOUT, "space": space.identity, "items": digest(features.ids), "weights": weights.as_json(), "cohort": cohort.tolist()}
+    write_json(out / "index.json", meta)
+    figures = {f"weight.{kind}.{name}": value for kind, columns in weights.kinds.items() for name, value in columns.items()}
+    return {"items": len(usable), "titles": len(titled), **{f"questions.{kind}": count for kind, count in weights.questions.items()}, **figures}
+
+
+def _titles(catalogue: Catalogue, features: Features) -> list[str]:
+    rows = catalogue.items(["id", "title"])
+    named = dict(zip(rows["id"].to_pylist(), rows["title"].to_pylist(), strict=True))
+    return [named.get(id) or "" for id in features.ids]
+
+
+# -- searching ----------------------------------------------------------------------------------
+
+
+class Searcher:
+    """Opened once, asked often. Raises :class:`SpaceMismatch` where index, space and features do not belong together."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        features: Features,
+        space: Space,
+        path: Path | str,
+        text_encoder: TextEncoder | Callable[[], TextEncoder],
+        image_encoder: ImageEncoder | Callable[[], ImageEncoder],
+    ) -> None:
+        """``path`` is the artefact of ``index``. An encoder may be a function that makes it when it is first needed."""
+        self.catalogue, self.features, self.space, self.path = catalogue, features, space, Path(path)
+        self._encoders = (text_encoder, image_encoder)
+        meta = self._open()
+        self.weights = Weights.from_json(meta["weights"])
+        self._cohort = np.array(meta["cohort"], dtype=np.int64)
+        self._learned, self._titles = Nearest.load(self.path / "learned.faiss"), Nearest.load(self.path / "titles.faiss")
+        titled = np.flatnonzero(features.has_text & features.has_image)
+        self._scorer = Scorer(features, space, learned_vectors(space, features), Bridge(titled, self.weights.bridge))
+        self._place = {id: row for row, id in enumerate(features.ids)}
+        self._usable = np.flatnonzero(features.has_image | features.has_text)
+        self._encode_text = lru_cache(maxsize=4096)(lambda text: self._text_encoder.encode([text]))
+
+    def _open(self) -> dict[str, Any]:
+        if not (self.path / "index.json").exists():
+            raise MissingArtefact("no index", where=str(self.path), fix="run `pinhole build index`")
+        meta: dict[str, Any] = read_json(self.path / "index.json")
+        if meta.get("layout") != LAYOUT:
+            raise Corrupt(f"an index of layout {meta.get('layout')}, not {LAYOUT}", where=str(self.path), fix="run `pinhole build index`")
+        self.space.check(meta["space"], where=str(self.path))
+        self.space.check_features(self.features)
+        if meta["items"] != digest(self.features.ids):
+            raise SpaceMismatch(
+                f"the index is of other items than the features {self.features.identity}", where=str(self.path), fix="run `pinhole build`"
+            )
+        return meta
+
+    @cached_property
+    def _text_encoder(self) -> TextEncoder:
+        encoder = self._encoders[0]
+        encoder = encoder if isinstance(encoder, TextEncoder) else encoder()
+        self.features.check(text=encoder.identity)
+        return encoder
+
+    @cached_property
+    def _image_encoder(self) -> ImageEncoder:
+        encoder = self._encoders[1]
+        encoder = encoder if isinstance(encoder, ImageEncoder) else encoder()
+        self.features.check(image=encoder.identity)
+        return encoder
+
+    # -- asking ---------------------------------------------------------------------------------
+
+    def search(self, text: str = "", like: Sequence[Like] = (), unlike: Sequence[Like] = (), where: str = "", n: int = 10) -> list[Hit]:
+        """The ``n`` best items, best first; equal scores in the order of ids. What is liked or unliked by id is left out.
+
+        Raises :class:`UnknownItem`, ``BadImage``, and ``UsageError`` for a bad filter or a query that asks nothing.
+        With a filter alone: the items it keeps, in the order of their ids, score 0.
+        """
+        text, like, unlike = text.strip()[:TEXT_MOST], _listed(like), _listed(unlike)
+        if not (text or like or unlike or where.strip()):
+            raise UsageError("nothing to search for", fix="give words, an item to be like or unlike, or a filter")
+        if not 1 <= n <= RESULTS_MOST:
+            raise UsageError(f"cannot show {n} results", fix=f"ask for 1 to {RESULTS_MOST}")
+        sides = self._sides(text, like, unlike)
+        named = [self.features.row(one) for one in (*like, *unlike) if isinstance(one, str)]
+        allowed = self._allowed(where, named)
+        if not sides or not len(allowed):
+            return [Hit(self.features.ids[row], 0.0) for row in allowed[:n]]
+        kind = "both" if text and like else "like" if like or not text else "text"
+        columns = dict(zip(KINDS[kind], self.weights.array(kind).tolist(), strict=True))
+        words = dict(self.catalogue.text_search(text, max(CANDIDATES, 2 * n), where or None)) if text else {}
+        rows = self._candidates(sides, columns, words, allowed, n)
+        return self._ranked(self._parts(sides, columns, words, rows), rows, n)
+
+    def related(self, id: str, n: int = 10) -> list[Hit]:
+        """Items like this one. Raises :class:`UnknownItem`."""
+        return self.search(like=[id], n=n)
+
+    # -- one query ------------------------------------------------------------------------------
+
+    def _sides(self, text: str, like: Sequence[Like], unlike: Sequence[Like]) -> dict[str, Side]:
+        sides = {}
+        if text:
+            sides["text"] = self._scorer.words(self._encode_text(text))
+        if like:
+            sides["like"] = self._centre(like)
+        if unlike:
+            sides["unlike"] = self._centre(unlike)
+        return sides
+
+    def _centre(self, likes: Sequence[Like]) -> Side:
+        """Several likes are one: the mean of their vectors (Rocchio 1971)."""
+        found = [self._one(like) for like in likes]
+        return Side(*(np.stack([getattr(side, name)[0] for side in found]).mean(0, keepdims=True) for name in COLUMNS))
+
+    def _one(self, like: Like) -> Side:
+        if isinstance(like, str):
+            return self._scorer.items(np.array([self._row(like)]))
+        if isinstance(like, bytes):
+            return self._scorer.image(self._image_encoder.encode_bytes([like]))
+        vector = np.asarray(like, dtype=np.float32)
+        if vector.shape != (self.space.image_encoder.dim,):
+            raise UsageError(
+                f"a picture's vector of shape {vector.shape}, not ({self.space.image_encoder.dim},)", fix="give it as the image encoder made it"
+            )
+        return self._scorer.image(vector[None])
+
+    def _row(self, id: str) -> int:
+        row = self._place.get(id)
+        if row is None:
+            self.catalogue.item(id)  # raises UnknownItem with the nearest ids
+        return self.features.row(id)  # known to the catalogue, new since the build: says to build
+
+    def _allowed(self, where: str, left_out: Sequence[int]) -> np.ndarray:
+        """Rows that may be shown, ascending."""
+        rows = self._usable
+        if where.strip():
+            rows = np.array(sorted(self._place[id] for id in self.catalogue.filter_ids(where) if id in self._place), dtype=np.int64)
+        return np.setdiff1d(rows, left_out) if left_out else rows
+
+    def _candidates(self, sides: dict[str, Side], columns: dict[str, float], words: dict[str, float], allowed: np.ndarray, n: int) -> np.ndarray:
+        if len(allowed) <= EXACT:
+            return allowed
+        count = max(CANDIDATES, 4 * n)
+        only = None if len(allowed) == len(self._usable) else allowed
+        sources = [self._learned.search(self._composed(sides, columns, "learned"), count, only)]
+        sources.append(self._titles.search(self._composed(sides, columns, "title"), count, only))
+        sources.append(np.array([self._place[id] for id in words if id in self._place], dtype=np.int64))
+        return np.intersect1d(np.concatenate(sources), allowed)
+
+    def _composed(self, sides: dict[str, Side], columns: dict[str, float], name: str) -> np.ndarray:
+        """One vector for all sides: what an index can be asked."""
+        total = np.zeros(getattr(next(iter(sides.values())), name).shape[1], np.float32)
+        for side, vectors in sides.items():
+            total += self._factor(side, name, columns) * getattr(vectors, name)[0]
+        return total
+
+    def _factor(self, side: str, name: str, columns: dict[str, float]) -> float:
+        if side != "unlike":
+            return columns[f"{side}.{name}"]
+        return -UNLIKE * columns.get(f"like.{name}", self.weights.kinds["like"][f"like.{name}"])
+
+    def _parts(self, sides: dict[str, Side], columns: dict[str, float], words: dict[str, float], rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Each weighted column (rows,)."""
+        most = 2 * len(rows) > len(self.features)  # then scoring all, as they lie, is cheaper than gathering
+        parts = {}
+        for side, vectors in sides.items():
+            found = self._scorer.standardised(vectors, None if most else rows, self._cohort)[:, 0]  # (columns, rows)
+            found = found[:, rows] if most else found
+            for name, values in zip(COLUMNS, found, strict=True):
+                parts[f"{side}.{name}"] = self._factor(side, name, columns) * values
+        if words:
+            best = max(words.values()) or 1.0
+            place = {self._place[id]: score / best for id, score in words.items() if id in self._place}
+            parts[WORDS] = columns[WORDS] * np.array([place.get(row, 0.0) for row in rows.tolist()], dtype=np.float32)
+        return parts
+
+    def _ranked(self, parts: dict[str, np.ndarray], rows: np.ndarray, n: int) -> list[Hit]:
+        total = np.round(np.sum(list(parts.values()), axis=0), 5)
+        order = np.lexsort((rows, -total))[:n]
+        return [
+            Hit(self.features.ids[rows[place]], float(total[place]), {name: round(float(values[place]), 5) for name, values in parts.items()})
+            for place in order
+        ]
+
+
+def _listed(likes: Sequence[Like] | Like) -> list[Like]:
+    return [likes] if isinstance(likes, str | bytes | np.ndarray) else list(likes)

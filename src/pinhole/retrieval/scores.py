@@ -1,0 +1,142 @@
+"""What a query is in vectors, and what every item scores against it: learned block, picture block, titles.
+
+A query has sides: its words, what it should be like, what it should be unlike. Each side is three
+vectors. Words get a picture by a *bridge*: the titles nearest to them, and the mean of those items'
+pictures. Knows nothing of weights, of filters or of which items are worth scoring.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+
+from pinhole.vision.align import Space, unit
+from pinhole.vision.features import Features
+
+COLUMNS = ("learned", "picture", "title")
+
+
+@dataclass(frozen=True)
+class Side:
+    """q queries' vectors; a zero row of ``title`` says that there is none."""
+
+    learned: np.ndarray
+    """(q, dim)"""
+    picture: np.ndarray
+    """(q, image dim)"""
+    title: np.ndarray
+    """(q, text dim)"""
+
+    def __len__(self) -> int:
+        return len(self.learned)
+
+
+@dataclass(frozen=True)
+class BridgeShape:
+    """How many titles a bridge stands on, and how fast their weight falls with distance."""
+
+    titles: int = 10
+    temperature: float = 0.1
+
+
+class Bridge:
+    """From a text to a picture without training: nearest titles, the weighted mean of their pictures."""
+
+    def __init__(self, rows: np.ndarray, shape: BridgeShape) -> None:
+        """``rows``: items with a title and a picture that it may stand on."""
+        self.rows, self.shape = rows, shape
+
+    def __call__(self, text: np.ndarray, features: Features, pictures: np.ndarray, titles: np.ndarray | None = None) -> np.ndarray:
+        """(q, text dim) texts to (q, width) of length 1; ``pictures`` (rows, width) are those of ``rows``, ``titles`` their texts."""
+        if not len(self.rows):
+            return np.zeros((len(text), pictures.shape[1]), np.float32)
+        known = features.text[self.rows] if titles is None else titles
+        near = text @ known.T  # (q, rows)
+        count = min(self.shape.titles, len(self.rows))
+        chosen = np.argsort(-near, axis=1, kind="stable")[:, :count] if len(self.rows) <= 4 * count else _largest(near, count)
+        closeness = np.take_along_axis(near, chosen, 1)
+        share = np.exp((closeness - closeness.max(1, keepdims=True)) / self.shape.temperature)
+        share /= share.sum(1, keepdims=True)
+        return unit(np.einsum("qk,qkd->qd", share, pictures[chosen]))
+
+
+def _largest(values: np.ndarray, count: int) -> np.ndarray:
+    """Columns of the ``count`` largest of each row, largest first, ties by column."""
+    part = np.sort(np.argpartition(-values, count, axis=1)[:, :count], axis=1)
+    order = np.argsort(-np.take_along_axis(values, part, 1), axis=1, kind="stable")
+    return np.take_along_axis(part, order, 1)
+
+
+class Scorer:
+    """Scores of any rows of the features against any side."""
+
+    def __init__(self, features: Features, space: Space, learned: np.ndarray, bridge: Bridge) -> None:
+        """``learned`` (n, dim): the learned vectors that stand for the items."""
+        self.features, self.space, self.learned, self.bridge = features, space, learned, bridge
+        self._bridge_pictures = space.picture(features.image[bridge.rows])
+        self._bridge_titles = np.asarray(features.text[bridge.rows])
+        # A picture's score is (raw − mean)/deviation · q over its length: kept as one number an item, so that the raw block is read as it lies.
+        self._length = _lengths(features, space)
+        self._has_text = features.has_text
+
+    def rebridged(self, shape: BridgeShape) -> Scorer:
+        """The same with a bridge of another shape."""
+        other = copy.copy(self)
+        other.bridge = Bridge(self.bridge.rows, shape)
+        return other
+
+    # -- sides ----------------------------------------------------------------------------------
+
+    def words(self, text: np.ndarray) -> Side:
+        """(q, text dim) of length 1: texts as queries."""
+        return Side(self.space.query_vectors(text), self.bridge(text, self.features, self._bridge_pictures, self._bridge_titles), unit(text))
+
+    def items(self, rows: np.ndarray) -> Side:
+        """One query for each of the rows: like this item."""
+        image = self.space.picture(self.features.image[rows]) * self.features.has_image[rows][:, None]
+        return Side(self.learned[rows], image, np.asarray(self.features.text[rows]))
+
+    def image(self, raw: np.ndarray) -> Side:
+        """(q, image dim) as the encoder gave them: like this picture, of which nothing else is known."""
+        return Side(self.space.seen_vectors(raw), self.space.picture(raw), np.zeros((len(raw), self.space.text_encoder.dim), np.float32))
+
+    # -- scores ---------------------------------------------------------------------------------
+
+    def scores(self, side: Side, rows: np.ndarray | None = None) -> np.ndarray:
+        """(columns, q, rows): cosines in the order of :data:`COLUMNS`. ``rows`` None is all of them, without a copy."""
+        learned = self.learned if rows is None else self.learned[rows]
+        image = self.features.image if rows is None else self.features.image[rows]
+        title = self.features.text if rows is None else self.features.text[rows]
+        length = self._length if rows is None else self._length[rows]
+        turned = side.picture / self.space.weights["picture.deviation"]
+        picture = (turned @ image.T - (turned @ self.space.weights["picture.mean"])[:, None]) * length
+        return np.stack([side.learned @ learned.T, picture, side.title @ title.T])
+
+    def standardised(self, side: Side, rows: np.ndarray | None, cohort: np.ndarray) -> np.ndarray:
+        """(columns, q, rows) by the cohort's mean and deviation; 0, the mean, where the item or the side lacks the vector."""
+        from pinhole.retrieval.fusion import standardised
+
+        scores, base = self.scores(side, rows), self.scores(side, cohort)
+        has_image, has_text = self.features.has_image, self._has_text
+        known = {"learned": np.ones(len(has_text), dtype=bool), "picture": has_image, "title": has_text}
+        out = np.zeros(scores.shape, np.float32)
+        for column, name in enumerate(COLUMNS):
+            vectors = getattr(side, name)
+            stands = cohort[known[name][cohort]]
+            if len(stands) > 1:
+                values = standardised(scores[column], base[column][:, known[name][cohort]])
+                here = known[name] if rows is None else known[name][rows]
+                out[column] = values * here * (np.abs(vectors).max(1) > 0)[:, None]
+        return out
+
+
+def _lengths(features: Features, space: Space, rows: int = 8192) -> np.ndarray:
+    """(n,) one over the length of each standardised picture; 0 where there is none."""
+    parts = []
+    for start in range(0, len(features), rows):
+        raw = features.image[start : start + rows]
+        length = np.linalg.norm((raw - space.weights["picture.mean"]) / space.weights["picture.deviation"], axis=1)
+        parts.append(np.where(features.has_image[start : start + rows], 1 / np.maximum(length, 1e-12), 0))
+    return np.concatenate(parts).astype(np.float32) if parts else np.zeros(0, np.float32)

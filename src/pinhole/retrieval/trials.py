@@ -1,0 +1,116 @@
+"""Questions with known answers, drawn from one part of the signals: what weights are learned on and exams are made of.
+
+Four kinds. ``seen``: a query, items known by their pictures only. ``text``: the same with the items'
+titles. ``like``: one item of a board, the board's other items are right. ``both``: a query and an item
+that it led to, right are items of the same query on a board with that item. The gallery is the part's
+items. Knows nothing of how scores are weighed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pinhole.retrieval.scores import Scorer
+from pinhole.vision.signals import Signals
+
+TWIN = 0.97  # cosine of standardised pictures from which a held-out picture counts as one seen in training
+BOTH_PER_QUERY = 3
+
+
+@dataclass(frozen=True)
+class Asking:
+    """One question, in positions of the gallery."""
+
+    right: np.ndarray
+    text: str = ""
+    liked: int = -1
+    board: str = ""
+
+
+@dataclass(frozen=True)
+class Trials:
+    gallery: np.ndarray
+    """Rows of the features, ascending."""
+    text: list[Asking] = field(default_factory=list)
+    like: list[Asking] = field(default_factory=list)
+    both: list[Asking] = field(default_factory=list)
+
+
+def draw_trials(part: Signals, kept: np.ndarray, seed: int = 0) -> Trials:
+    """All questions that ``part`` answers, over its items that ``kept`` (a mask over all rows) allows."""
+    gallery = part.items[kept[part.items]]
+    place = np.full(len(kept), -1)
+    place[gallery] = np.arange(len(gallery))
+    boards = [(board.key, place[board.among(place >= 0).rows]) for board in part.boards]
+    text, like, both = [], [], []
+    mates: dict[int, list[np.ndarray]] = {}
+    for key, members in boards:
+        for one in members if len(members) > 1 else ():
+            like.append(Asking(members[members != one], liked=int(one), board=key))
+            mates.setdefault(int(one), []).append(members)
+    draw = np.random.default_rng(seed)
+    for query in part.queries:
+        right = place[query.among(place >= 0).rows]
+        if len(right):
+            text.append(Asking(right, text=query.key))
+        liked = [int(one) for one in right if int(one) in mates]
+        for one in draw.permutation(liked)[:BOTH_PER_QUERY].tolist():
+            others = np.intersect1d(right, np.concatenate(mates[one]))
+            if len(others) > 1:
+                both.append(Asking(others[others != one], text=query.key, liked=one))
+    return Trials(gallery, text, like, both)
+
+
+def without_twins(rows: np.ndarray, others: np.ndarray, pictures: np.ndarray, block: int = 1024) -> np.ndarray:
+    """The ``rows`` whose picture no other of ``others`` nearly repeats; ``pictures`` (n, width) of length 1."""
+    kept = []
+    for start in range(0, len(rows), block):
+        piece = rows[start : start + block]
+        nearest = np.full(len(piece), -1.0)
+        for begin in range(0, len(others), 8 * block):
+            nearest = np.maximum(nearest, (pictures[piece] @ pictures[others[begin : begin + 8 * block]].T).max(1))
+        kept.append(piece[nearest < TWIN])
+    return np.concatenate(kept) if kept else rows
+
+
+def text_columns(scorer: Scorer, vectors: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+    """(columns, q, gallery) of texts (q, text dim)."""
+    return scorer.standardised(scorer.words(vectors), gallery, gallery)
+
+
+def like_columns(scorer: Scorer, asked: Sequence[Asking], gallery: np.ndarray) -> np.ndarray:
+    """(columns, q, gallery) of liked items. The liked one is among the gallery: leave it out before ranking."""
+    return scorer.standardised(scorer.items(gallery[[one.liked for one in asked]]), gallery, gallery)
+
+
+def word_columns(texts: Sequence[str], titles: Sequence[str]) -> np.ndarray:
+    """(q, titles) BM25 (Robertson & Zaragoza 2009) over the largest of each query: full text's column, on titles alone.
+
+    The store's full text also reads keywords, which a sample's queries may have been made from: a weight learned
+    on it would be flattered.
+    """
+    found = [Counter(_tokens(title)) for title in titles]
+    lengths = np.array([sum(words.values()) for words in found], dtype=np.float64)
+    norm = 1.2 * (0.25 + 0.75 * lengths / max(lengths.mean(), 1e-9)) if len(found) else lengths
+    holders: dict[str, list[int]] = {}
+    for row, words in enumerate(found):
+        for word in words:
+            holders.setdefault(word, []).append(row)
+    out = np.zeros((len(texts), len(titles)), np.float32)
+    for number, text in enumerate(texts):
+        for word in set(_tokens(text)) & holders.keys():
+            rows = holders[word]
+            count = np.array([found[row][word] for row in rows])
+            rarity = math.log(1 + (len(titles) - len(rows) + 0.5) / (len(rows) + 0.5))
+            out[number, rows] += rarity * 2.2 * count / (count + norm[rows])
+    return out / np.maximum(out.max(1, keepdims=True), 1e-9)
+
+
+def _tokens(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())

@@ -1,0 +1,156 @@
+"""Fusion weights for each kind of query, and how they are learned without a look at what is held out.
+
+Inside the training part the same split is drawn again: heads are trained on the inner training part,
+the questions are the inner held-out part's, and the weights found there are used with the heads of the
+whole training part. Knows nothing of the index or of serving.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pinhole.config import Config
+from pinhole.retrieval.fusion import Answered, learn_weights, recall_at
+from pinhole.retrieval.scores import COLUMNS, Bridge, BridgeShape, Scorer
+from pinhole.retrieval.trials import Asking, Trials, draw_trials, like_columns, text_columns, without_twins, word_columns
+from pinhole.vision.align import learned_vectors
+from pinhole.vision.features import Features
+from pinhole.vision.signals import Signals
+
+TEXT = tuple(f"text.{name}" for name in COLUMNS)
+WORDS = "text.words"
+LIKE = tuple(f"like.{name}" for name in COLUMNS)
+KINDS: dict[str, tuple[str, ...]] = {
+    "seen": (TEXT[0], TEXT[1]),
+    "text": (*TEXT, WORDS),
+    "like": LIKE,
+    "both": (*TEXT, WORDS, *LIKE),
+}
+UNLIKE = 0.5  # how much an unlike side counts against a like side (Rocchio 1971)
+ENOUGH = 40  # questions of a kind, fewer leave its weights equal
+SHAPES = tuple(BridgeShape(titles, temperature) for titles in (5, 10, 20, 40) for temperature in (0.05, 0.1, 1e3))
+FOLDS = 2
+
+
+@dataclass(frozen=True)
+class Weights:
+    """For each kind of query a weight ≥ 0 for each of its columns, and the bridge's shape."""
+
+    kinds: dict[str, dict[str, float]] = field(default_factory=lambda: {kind: dict.fromkeys(names, 1.0) for kind, names in KINDS.items()})
+    bridge: BridgeShape = BridgeShape()
+    questions: dict[str, int] = field(default_factory=dict)
+    """How many questions each kind's weights were learned on."""
+
+    def array(self, kind: str) -> np.ndarray:
+        return np.array([self.kinds[kind][name] for name in KINDS[kind]], dtype=np.float32)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Weights:
+        return cls(value["kinds"], BridgeShape(**value["bridge"]), value["questions"])
+
+
+def learn(
+    features: Features,
+    signals: Signals,
+    asked: Callable[[Sequence[str]], np.ndarray],
+    titles: Sequence[str],
+    config: Config,
+    progress: Callable[[int, int], None] | None = None,
+) -> Weights:
+    """Weights from ``signals`` (a training part). ``asked`` gives query texts' vectors, ``titles`` (n,) are the items'."""
+    folds = [Fold(features, signals, asked, config, number, progress) for number in range(FOLDS)]
+    shape = best_shape([(fold.scorer, fold.trials, fold.texts) for fold in folds])
+    questions: dict[str, list[Answered]] = {kind: [] for kind in KINDS}
+    for fold in folds:
+        for kind, found in fold.questions(titles, shape).items():
+            questions[kind] += found
+    kinds = {}
+    for kind, names in KINDS.items():
+        enough = questions[kind] if len(questions[kind]) >= ENOUGH else []
+        kinds[kind] = dict(zip(names, learn_weights(enough, len(names)).tolist(), strict=True))
+    if len(questions["both"]) < ENOUGH:
+        kinds["both"] = {**kinds["text"], **kinds["like"]}
+    return Weights(kinds, shape, {kind: len(found) for kind, found in questions.items()})
+
+
+class Fold:
+    """One inner split: heads of its training part, and its held-out part's questions."""
+
+    def __init__(
+        self,
+        features: Features,
+        signals: Signals,
+        asked: Callable[[Sequence[str]], np.ndarray],
+        config: Config,
+        number: int,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        from pinhole.vision.heads import fit
+
+        self.features, self.config = features, config
+        inside, outside = signals.inner(config.catalogue, number)
+        vectors = asked([query.key for query in inside.queries])
+        steps = config.align.steps
+
+        def counted(done: int, total: int) -> None:
+            if progress is not None:
+                progress(number * steps + done, FOLDS * steps)
+
+        self.space = fit(features, inside, vectors, config.align, progress=counted).space
+        pictured = inside.items[features.has_image[inside.items]]
+        kept = np.zeros(len(features), dtype=bool)
+        pictures = self.space.picture(np.asarray(features.image))
+        kept[without_twins(outside.items[features.has_image[outside.items]], pictured, pictures)] = True
+        self.trials = draw_trials(outside, kept, config.align.seed)
+        titled = pictured[features.has_text[pictured]]
+        self.texts = asked([one.text for one in self.trials.text])
+        self.both_texts = asked([one.text for one in self.trials.both])
+        bridge = Bridge(titled, BridgeShape())
+        self.scorer = Scorer(self.features, self.space, learned_vectors(self.space, self.features), bridge)
+        self.blind = Scorer(self.features, self.space, learned_vectors(self.space, self.features, titles=False), bridge)
+
+    def questions(self, titles: Sequence[str], shape: BridgeShape) -> dict[str, list[Answered]]:
+        """Questions of each kind with the columns of :data:`KINDS`."""
+        trials, gallery = self.trials, self.trials.gallery
+        scorer, blind = self.scorer.rebridged(shape), self.blind.rebridged(shape)
+        named = [titles[row] for row in gallery]
+        seen = text_columns(blind, self.texts, gallery)[:2]
+        text = np.concatenate([text_columns(scorer, self.texts, gallery), word_columns([one.text for one in trials.text], named)[None]])
+        like = like_columns(scorer, trials.like, gallery)
+        both_text = np.concatenate([text_columns(scorer, self.both_texts, gallery), word_columns([one.text for one in trials.both], named)[None]])
+        both = np.concatenate([both_text, like_columns(scorer, trials.both, gallery)])
+        drawn = {"seen": (seen, trials.text), "text": (text, trials.text), "like": (like, trials.like), "both": (both, trials.both)}
+        return {kind: _answered(columns, asked) for kind, (columns, asked) in drawn.items()}
+
+
+def best_shape(folds: Sequence[tuple[Scorer, Trials, np.ndarray]]) -> BridgeShape:
+    """The bridge that finds most by itself: (scorer, trials, query vectors) of each fold. The first of equals."""
+    found: dict[BridgeShape, list[np.ndarray]] = {}
+    for scorer, trials, texts in folds:
+        if not trials.text:
+            continue
+        right = [one.right for one in trials.text]
+        for shape in SHAPES:
+            side = scorer.rebridged(shape).words(texts)
+            found.setdefault(shape, []).append(recall_at(scorer.scores(side, trials.gallery)[1], right))
+    return max(found, key=lambda shape: float(np.concatenate(found[shape]).mean())) if found else BridgeShape()
+
+
+def _answered(columns: np.ndarray, asked: Sequence[Asking]) -> list[Answered]:
+    """(columns, q, gallery) and the questions to one matrix a question; a liked item is no candidate."""
+    out = []
+    for number, one in enumerate(asked):
+        right = np.zeros(columns.shape[2], dtype=bool)
+        right[one.right] = True
+        candidates = np.ones(len(right), dtype=bool)
+        if one.liked >= 0:
+            candidates[one.liked] = False
+        out.append(Answered(columns[:, number, candidates].T.astype(np.float64), right[candidates]))
+    return out
