@@ -161,7 +161,7 @@ def test_errors_in_words(visit: Callable[..., Any]) -> None:
     page = visit(Scripted(script))
     say(page, "x")
     page.locator(".error").wait_for()
-    assert page.locator(".error p").inner_text() == "9,000 tokens of 8,192. start a new conversation"
+    assert page.locator(".error p").text_content() == "9,000 tokens of 8,192. start a new conversation"
     assert "there is no #9 here" in page.locator(".call.failed").inner_text()
     page.get_by_text("Try again").click()
     page.locator(".badge").first.wait_for()
