@@ -164,7 +164,7 @@ def report(workspace: Workspace, console: Console) -> Answer:
 
     build(workspace, ["evaluate"], console)
     exams = workspace.need("evaluate")
-    made = {stage: artefact for stage in STAGES if (artefact := workspace.latest(stage))}
+    made = {stage: wiring.made_from(workspace, exams, stage) for stage in STAGES["evaluate"].needs} | {"evaluate": exams}
     path = write_report(
         workspace.root / "report.html",
         name=workspace.root.resolve().name,
@@ -189,7 +189,7 @@ def _about(workspace: Workspace, exams: Artefact) -> dict[str, str]:
         "language model": settings.graft.base,
         "image encoder": settings.vision.image_encoder,
         "text encoder": settings.vision.text_encoder,
-        "embedding space": read_json(workspace.need("align").path / "space.json")["identity"],
+        "embedding space": read_json(wiring.made_from(workspace, exams, "align").path / "space.json")["identity"],
         "measured": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime((exams.path / "manifest.json").stat().st_mtime)),
         "machine": in_words(read_json(machine)) if machine.exists() else "",
     }

@@ -57,6 +57,8 @@ FIGURES = {
     **share("search.text_to_image.recall@10.tuned", 0.15),
     "search.text_to_image.recall@10.base": 0.12,
     "search.text_to_image.recall@10.learned": 0.13,
+    "search.text_to_image.recall@10.learned.low": 0.11,
+    "search.text_to_image.recall@10.weight": 0.4,
     "search.text_to_image.recall@10.ratio": 1.25,
     "search.text_to_image.recall@10.ratio.low": 1.1,
     "search.text_to_image.recall@10.ratio.high": 1.4,
@@ -147,7 +149,7 @@ def test_every_figure_has_a_place(tmp_path: Path) -> None:
         assert text(key) in (tmp_path / "report.html").read_text(), key
     assert "Which of the four is it?" in reader.words and "What kind of thing is it?" not in reader.words
     assert ".450 to .550, chance .250, blind .260" in reader.words and "1.10× to 1.40×" in reader.words
-    assert "44 ms" in reader.words and "also: learned 0.13" in reader.words
+    assert "44 ms" in reader.words and "base .120, learned .130" in reader.words and "share of all fusion weights 0.4" in reader.words
     marks = [one for one in reader.all("i") if "left:25.0%" in (one.get("style") or "")]
     assert [one["class"] for one in marks] == ["mark chance"]
 

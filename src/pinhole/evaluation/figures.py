@@ -18,7 +18,9 @@ MARKS = {
     "blind": "the same model with every picture replaced by the mean one",
     "probe": "a linear classifier on the same vectors",
     "base": "the best way without training",
+    "learned": "the trained part by itself, before it is fused with the rest",
 }
+ALSO = {"weight": "the trained part's share of all fusion weights", "clusters": "different queries or boards"}
 _OWN = ("n", "low", "high", "tuned")
 
 
@@ -38,8 +40,11 @@ GROUPS: dict[str, tuple[str, str, dict[str, Named]]] = {
         {
             "search.text_to_image.recall@10": Named("Words find pictures", "right pictures among the first ten, found by the picture alone"),
             "search.text_to_image.recall@10.ratio": Named("… against no training", "tuned ÷ base; interval by resampling the queries", "times"),
-            "boards.recall@10": Named("New boards", "board-mates among the first ten, from a few pictures of the board"),
+            "search.with_titles.recall@10": Named("Words find items", "the same queries, items with their titles"),
+            "search.with_titles.recall@10.ratio": Named("… against no training", "tuned ÷ base; interval by resampling the queries", "times"),
+            "boards.recall@10": Named("New boards", "board-mates among the first ten, from one item of the board"),
             "boards.recall@10.ratio": Named("… against no training", "tuned ÷ base; interval by resampling the boards", "times"),
+            "search.splits": Named("Splits", "drawings of what is held out, pooled", "number"),
         },
     ),
     "see": (
@@ -91,11 +96,17 @@ GROUPS: dict[str, tuple[str, str, dict[str, Named]]] = {
         "Speed",
         "On the machine named above.",
         {
-            "speed.first_token_s": Named("First word of an answer", "with the conversation so far in the cache", "seconds"),
+            "speed.first_token_s": Named("First word of an answer", "a short question, the tools and rules already in the cache", "seconds"),
             "speed.first_token_over_forward": Named("… against the bare model", "÷ one forward pass of the new tokens", "times"),
-            "speed.tool_call_s": Named("A whole search call", "from the last word of the question to the call, written out", "seconds"),
+            "speed.tool_call_s": Named("A whole search call", "from the question to the last token of the call", "seconds"),
+            "speed.tool_call_tokens": Named("… its tokens", "", "tokens"),
             "speed.train.samples_per_s": Named("Lessons trained on", "over both stages", "per second"),
             "speed.embed.fraction": Named("Embedding, of what is possible", "bare decode and bare forward ÷ end to end, same pictures and workers"),
+            "speed.embed.images_per_s": Named("Pictures embedded", "end to end, with the start of the workers", "per second"),
+            "engine.tokens_per_s": Named("Words written, alone", "tokens of one conversation", "per second"),
+            "engine.tokens_per_s.together": Named("… eight at once", "tokens of all of them", "per second"),
+            "engine.cached_over_uncached": Named("A long conversation's next turn", "÷ reading it all anew", "times"),
+            "engine.packed_over_plain": Named("Forward pass, packed weights", "÷ weights as they come", "times"),
         },
     ),
     "cost": (

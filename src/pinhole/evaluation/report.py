@@ -16,7 +16,7 @@ from typing import Any
 from pinhole.config import GraftConfig
 from pinhole.errors import Corrupt
 from pinhole.evaluation.curves import drawing
-from pinhole.evaluation.figures import MARKS, Group, Row, clock, grouped, written
+from pinhole.evaluation.figures import ALSO, MARKS, Group, Row, clock, grouped, written
 from pinhole.evaluation.page import Album, Html, Thumbnail, el, join, page, said, turns
 from pinhole.graft.prompt import Soft, ToolSchema
 from pinhole.graft.seeing import Lesson
@@ -155,7 +155,7 @@ def _line(row: Row, top: float, plain: bool) -> Html:
     named = row.named
     about = el("small", named.about) if named.about else None
     key = el("code", row.key) if row.key != named.label else None
-    also = [f"{name} {written(value)}" for name, value in row.also.items() if not name.endswith((".n", ".low", ".high"))]
+    also = [f"{ALSO.get(name, name)} {written(value)}" for name, value in row.also.items() if not name.endswith((".n", ".low", ".high"))]
     more = el("small", "also: " + ", ".join(also)) if also else None
     beside = [f"{mark} {written(value, named.unit)}" for mark, value in row.marks.items()]
     if row.low is not None and row.high is not None:
