@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from toy_model import TOOLS, function, tiny_tokenizer
 
 from pinhole.engines.grammar import STRING, Vocabulary, call_schema
 from pinhole.errors import UsageError
 from pinhole.graft.prompt import call_text, parse_call
+from toy_model import TOOLS, function, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +139,48 @@ def test_descriptions_do_not_reach_the_grammar() -> None:
     assert "words" not in json.dumps(call_schema([tool]))
 
 
+def deep(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(levels):
+        schema = {"type": "object", "properties": {"a": schema}}
+    return schema
+
+
+def walk(vocabulary: Vocabulary, schema: Any) -> bool:
+    """Begin a call with such an argument, at random, and close it."""
+    rng = np.random.default_rng(0)
+    grammar = vocabulary.grammar([*TOOLS, function("t", "", ("a",), a=schema)], "t")
+    guide = grammar.call(int(grammar.first.argmax()))
+    assert guide is not None
+    for _ in range(8):
+        if not guide.complete:
+            guide.consume(int(rng.choice(np.flatnonzero(guide.allowed()))))
+            guide.forced()
+    return guide.close()
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "string", "pattern": "(((a{0,100}){0,100}){0,100}){0,100}"},
+        {"type": "string", "pattern": "(a|b)*a(a|b){40}"},
+        {"type": "string", "minLength": 100_000, "maxLength": 100_001},
+        {"type": "array", "items": {"type": "string"}, "minItems": 5000},
+        {"anyOf": [{"type": "object", "properties": {f"k{i}": {"type": "integer"}}} for i in range(500)]},
+        {"$ref": "#"},
+        {"enum": [f"value {i}" for i in range(4000)]},
+        {},
+        True,
+    ],
+)
+def test_a_hostile_schema_is_refused_or_served(vocabulary: Vocabulary, schema: Any) -> None:
+    """Never a hang, never another error."""
+    try:
+        assert walk(vocabulary, schema) in (True, False)
+    except UsageError as error:
+        assert "schema" in str(error) or "grammar" in str(error)
+
+
 @pytest.mark.parametrize(
     ("tools", "words"),
     [
@@ -147,6 +189,10 @@ def test_descriptions_do_not_reach_the_grammar() -> None:
         ([*TOOLS, function("t", "", a={"type": "string", "pattern": "(?<=x)y("})], "tool t"),
         ([*TOOLS, TOOLS[0]], "two tools"),
         ([function("t", "", a={"enum": ["x" * 90_000, "y" * 90_000]})], "characters"),
+        ([function("t", "", a={"type": "object", "anyOf": 3})], "tool t"),
+        ([{"name": "t", "parameters": {"properties": 3}}], "tool t"),
+        ([{"name": "t", "parameters": {"properties": {"a": {}}, "required": 3}}], "tool t"),
+        ([function("t", "", a=deep(2000))], "no.* JSON schema"),
     ],
 )
 def test_tools_without_a_grammar_are_named(vocabulary: Vocabulary, tools: Any, words: str) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from toy_model import DIM, SPACE, TOOLS, tiny_graft, vectors
 
 from pinhole.engines import local
 from pinhole.engines.base import Call, Done, TextDelta, Usage
@@ -23,6 +22,7 @@ from pinhole.engines.packed import packable, serving_copy
 from pinhole.engines.ragged import Piece, forward, prepare
 from pinhole.errors import Busy, PromptTooLong, UsageError
 from pinhole.graft.prompt import Message, Part, Soft, card, lines
+from toy_model import DIM, SPACE, TOOLS, tiny_graft, vectors
 
 
 @pytest.fixture(scope="module")
@@ -148,8 +148,9 @@ def test_cached_logits_are_uncached_logits(graft: Any) -> None:
 
 
 def test_a_sliding_window_is_kept() -> None:
-    from toy_model import tiny_lm
     from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    from toy_model import tiny_lm
 
     torch.manual_seed(0)
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 60}

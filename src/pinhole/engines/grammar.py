@@ -30,13 +30,19 @@ CLOSERS = ('"', "}", "]", "0", ",", ":")
 def call_schema(tools: Sequence[ToolSchema]) -> dict[str, Any]:
     """One JSON schema for a call in the short form: the tool's name, its arguments beside it in schema order."""
     layout = {"whitespace_flexible": False, "item_separator": ",", "key_separator": ":", "json_allowed_escapes": 'nt"\\'}
-    return {"x-guidance": layout, "anyOf": [_call(tool) for tool in tools]}
+    calls = []
+    for tool in tools:
+        try:
+            calls.append(_call(tool))
+        except (TypeError, AttributeError, ValueError, KeyError, RecursionError) as error:
+            raise UsageError(f"its parameters are no JSON schema: {error}", where=f"tool {tool['name']}") from None
+    return {"x-guidance": layout, "anyOf": calls}
 
 
 def _call(tool: ToolSchema) -> dict[str, Any]:
     parameters = tool.get("parameters") or {}
     properties = parameters.get("properties") or {}
-    if not isinstance(properties, Mapping) or "tool" in properties:
+    if "tool" in properties:
         raise UsageError("a parameter cannot be called `tool`", where=f"tool {tool['name']}", fix="rename it")
     schema = {
         "type": "object",
@@ -106,7 +112,7 @@ class Vocabulary:
 
     def grammar(self, tools: Sequence[ToolSchema], tool_choice: str = "auto") -> Grammar:
         """The grammar of an answer; compiled once for the same tools. Raises :class:`UsageError` naming the tool that has none."""
-        key = json.dumps([tool_choice, [[tool["name"], tool.get("parameters")] for tool in tools]], sort_keys=False, default=str)
+        key = _text([tool_choice, [[tool["name"], tool.get("parameters")] for tool in tools]])
         if len(key) > SCHEMA_BYTES:
             raise UsageError(f"the tools' schemas have {len(key):,} characters, more than {SCHEMA_BYTES:,}", where="tools", fix="offer fewer")
         with self._lock:
@@ -171,13 +177,19 @@ class CallGuide:
         return str(self._vocabulary.tokens.decode_bytes(self.tokens).decode("utf-8", "replace"))
 
     def allowed(self) -> np.ndarray:
-        """(vocabulary,) bool"""
+        """(vocabulary,) bool. Raises :class:`UsageError` for a schema that turns out to be too much."""
+        self._check()
         return _mask(self._matcher, self._vocabulary.size) & ~self._vocabulary.special
 
     def consume(self, token: int) -> None:
         if not self._matcher.consume_token(token):
-            raise RuntimeError(f"the grammar refused token {token}: {self._matcher.get_error()}")
+            self._check()
+            raise RuntimeError(f"the grammar does not allow token {token}")
         self.tokens.append(token)
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise UsageError(f"the tools' schemas are too much for a grammar: {_reason(self._matcher)}", where="tools", fix="use plainer JSON schema")
 
     def forced(self) -> list[int]:
         """Consume and return the tokens that can only follow, such as the rest of a name: the model need not be asked."""
@@ -210,21 +222,21 @@ def _mask(matcher: Any, size: int) -> np.ndarray:
 def _compile(tokens: Any, tools: Sequence[ToolSchema]) -> Any:
     from llguidance import LLMatcher
 
-    matcher = LLMatcher(tokens, LLMatcher.grammar_from_json_schema(_dumps(tools)), log_level=0)
+    matcher = LLMatcher(tokens, LLMatcher.grammar_from_json_schema(_text(call_schema(tools))), log_level=0)
     if not matcher.is_error():
         return matcher
     for tool in tools:
-        alone = LLMatcher(tokens, LLMatcher.grammar_from_json_schema(_dumps([tool])), log_level=0)
+        alone = LLMatcher(tokens, LLMatcher.grammar_from_json_schema(_text(call_schema([tool]))), log_level=0)
         if alone.is_error():
             what = f"no grammar can be made of its parameters: {_reason(alone)}"
             raise UsageError(what, where=f"tool {tool['name']}", fix="use plainer JSON schema")
     raise UsageError(f"no grammar can be made of the tools together: {_reason(matcher)}", where="tools", fix="offer fewer")
 
 
-def _dumps(tools: Sequence[ToolSchema]) -> str:
+def _text(value: Any) -> str:
     try:
-        return json.dumps(call_schema(tools))
-    except (TypeError, ValueError, RecursionError, AttributeError) as error:
+        return json.dumps(value)
+    except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(f"not a JSON schema: {error}", where="tools") from None
 
 
