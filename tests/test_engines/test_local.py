@@ -147,29 +147,6 @@ def test_cached_logits_are_uncached_logits(graft: Any) -> None:
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_sliding_window_is_kept() -> None:
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    from toy_model import tiny_lm
-
-    torch.manual_seed(0)
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 60}
-    lm = Qwen2ForCausalLM(Qwen2Config(**shape, use_sliding_window=True, sliding_window=8, max_window_layers=2)).eval()
-    assert set(lm.config.layer_types) == {"full_attention", "sliding_attention"}
-    copy = serving_copy(lm)
-    prepare(copy)
-    ids = torch.randint(0, 60, (1, 40))
-    with torch.inference_mode():
-        plain, embedded, kv = lm(ids).logits[0], lm.get_input_embeddings()(ids)[0], KV(64)
-        for start, end in ((0, 15), (15, 16), (16, 30), (30, 31), (31, 40)):
-            logits = forward(copy, [Piece(kv, embedded[start:end], wants_logits=True)])
-            torch.testing.assert_close(logits[0], plain[end - 1], rtol=1e-4, atol=1e-4)
-    with pytest.raises(UsageError, match="does not run"):
-        other = tiny_lm(50)
-        other.config.layer_types = ["linear_attention"]
-        prepare(other)
-
-
 def test_together_is_alone(graft: Any, engine: LocalEngine) -> None:
     """Twelve conversations on eight places, some with calls, against each by itself."""
     asked = [[user(*shown(i % 4, i), f"find {i} lemon")] for i in range(12)]
