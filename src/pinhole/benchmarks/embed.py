@@ -15,7 +15,6 @@ from pinhole.errors import PinholeError
 from pinhole.vision.speed import measure
 from pinhole.workspace import Workspace
 
-
 NEEDS_WORKSPACE = True
 
 
