@@ -50,7 +50,7 @@ class Seeing:
         self.pool = world.pool(held)
         self.kinds = set(world.categories)
         self.classed = [i for i in self.pool if world.pictures[i].category in self.kinds]
-        self.named = [i for i in self.pool if world.pictures[i].names]
+        self.named = [i for i in self.pool if (world.concepts_of(i) if held else world.pictures[i].names)]
         self.themes = world.themed(held, 5)
         self.worded = False  # lessons only: with words beside the pictures, telling which is which is learned before seeing is
 
@@ -88,13 +88,14 @@ class Seeing:
         return self.lesson("pick", members, self.say.seeing("pick", x=name), references[at], references)
 
     def name_of(self, i: int) -> str:
-        """A name of the picture: the first (its title) half the time, else any; sometimes its category."""
-        picture = self.world.pictures[i]
-        if not self.held and picture.category in self.kinds and self.rng.random() < 0.35:
+        """What a picture may be asked for by. Exams: something that training pictures were called too. Lessons: that, its kind, or any name."""
+        picture, concepts = self.world.pictures[i], self.world.concepts_of(i)
+        drawn = 0.5 if self.held else self.rng.random()
+        if drawn < 0.3 and picture.category in self.kinds:
             return picture.category
-        if not picture.names:
-            return ""
-        return picture.names[0] if self.rng.random() < 0.5 else self.rng.choice(picture.names)
+        if drawn < 0.75 and concepts:
+            return self.rng.choice(concepts)
+        return self.rng.choice(picture.names) if picture.names and not self.held else ""
 
     def odd(self) -> Lesson | None:
         """Three of one board and a stranger, half the time of the same category but another board."""

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from pinhole.vision.align import Space
     from pinhole.vision.features import Features
 
-_COMMON = 0.04  # a keyword on a larger share of the items tells too little to be a name
+_COMMON = 0.1  # a keyword on a larger share of the items tells too little to be a name
+_CONCEPT_AT_LEAST = 5  # training pictures that make a name something that can be learned
 _KIND_AT_LEAST = 12  # training pictures that make a category a class
 
 
@@ -66,12 +67,18 @@ class World:
         self.held = [i for i, picture in enumerate(self.pictures) if picture.held]
         counts = Counter(self.pictures[i].category for i in self.train)
         self.categories = [name for name, count in counts.most_common() if name and count >= _KIND_AT_LEAST]
+        taught = Counter(name for i in self.train for name in self.pictures[i].names)
+        self.concepts = {name for name, count in taught.items() if count >= _CONCEPT_AT_LEAST}
         self.at = {picture.id: i for i, picture in enumerate(self.pictures)}
         self._softs: dict[int, Soft] = {}
         self.mean = self.vectors[self.train].mean(0) if self.train else np.zeros(self.vectors.shape[1:], np.float32)
         self.by_category: dict[bool, dict[str, list[int]]] = {False: defaultdict(list), True: defaultdict(list)}
         for i, picture in enumerate(self.pictures):
             self.by_category[picture.held][picture.category].append(i)
+
+    def concepts_of(self, i: int) -> list[str]:
+        """Names of a picture that enough training pictures bear to be learned from them."""
+        return [name for name in self.pictures[i].names if name in self.concepts]
 
     def soft(self, i: int) -> Soft:
         if i not in self._softs:
