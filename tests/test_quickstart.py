@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 from built_shop import COMMANDS, PENGUIN, built_shop, headers, inside
 from pinhole.catalogue.store import Catalogue
 from pinhole.cli import run
-from pinhole.evaluation.figures import NAMED
+from pinhole.evaluation.figures import NAMED, grouped
 from pinhole.workspace import Workspace
 
 pytestmark = pytest.mark.slow
@@ -47,8 +47,9 @@ def test_a_second_build_has_nothing_to_do(folder: Path, capsys: pytest.CaptureFi
     assert {stage: one["action"] for stage, one in value["stages"].items()} == dict.fromkeys(
         ("embed", "align", "index", "graft", "evaluate"), "fresh"
     )
-    figures = {key for key in value if key in NAMED}
-    assert {"see.category.accuracy", "tools.valid", "speed.first_token_s", "cost.tokens_per_item"} <= figures
+    figures = Workspace.open(folder / "shop").need("evaluate").manifest["figures"]
+    assert {"see.category.accuracy", "tools.valid", "speed.first_token_s", "cost.tokens_per_item"} <= set(figures) & set(NAMED) & set(value)
+    assert [row.key for group in grouped(figures) if group.name == "more" for row in group.rows] == [], "describe them in evaluation/figures.py"
 
 
 def test_serve(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import pytest
 from pinhole.config import GraftConfig
 from pinhole.errors import Corrupt
 from pinhole.evaluation import page
-from pinhole.evaluation.curves import drawing, series, smooth, thinned
+from pinhole.evaluation.curves import _ticks, drawing, series, smooth, thinned
 from pinhole.evaluation.figures import NAMED, clock, grouped, written
 from pinhole.evaluation.page import Album, el, raster, text
 from pinhole.evaluation.report import KINDS, draw_lessons, messages_of, show_lessons, write_report
@@ -149,7 +149,7 @@ def test_every_figure_has_a_place(tmp_path: Path) -> None:
         assert text(key) in (tmp_path / "report.html").read_text(), key
     assert "Which of the four is it?" in reader.words and "What kind of thing is it?" not in reader.words
     assert ".450 to .550, chance .250, blind .260" in reader.words and "1.10× to 1.40×" in reader.words
-    assert "44 ms" in reader.words and "base .120, learned .130" in reader.words and "share of all fusion weights 0.4" in reader.words
+    assert "44 ms" in reader.words and "base .120, learned .130" in reader.words and "share of all fusion weights: 0.4" in reader.words
     marks = [one for one in reader.all("i") if "left:25.0%" in (one.get("style") or "")]
     assert [one["class"] for one in marks] == ["mark chance"]
 
@@ -245,7 +245,12 @@ def test_groups_lose_nothing() -> None:
     rows = {row.key: row for group in grouped(figures) for row in group.rows}
     assert set(NAMED) <= set(rows) and all(rows[key].n == 7 and not rows[key].also for key in NAMED)
     assert (rows["a.b"].n, rows["a.b"].low, rows["d.base"].value) == (3, 0.5, 4.0)
-    assert grouped({"tools.unseen.n": 0}) == [] == grouped({})
+    assert grouped({"tools.unseen.n": 0, "tools.unseen.blind": 0.0}) == [] == grouped({})
+
+
+def test_ticks_are_round() -> None:
+    assert _ticks(12, whole=True) == [0, 5, 10] and _ticks(1.7) == [0, 0.5, 1, 1.5] and _ticks(740, whole=True) == [0, 200, 400, 600]
+    assert _ticks(1, whole=True) == [0, 1] and _ticks(0.004) == [0, 0.001, 0.002, 0.003, 0.004]
 
 
 def test_curves_are_split_by_stage_or_signal() -> None:

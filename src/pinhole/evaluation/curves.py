@@ -72,17 +72,18 @@ def _grid(right: float, top: float, unit: str) -> list[Html]:
         y = HEIGHT - _BOTTOM - (HEIGHT - _TOP - _BOTTOM) * value / top
         found.append(el("line", x1=_LEFT, x2=WIDTH - _RIGHT, y1=f"{y:.1f}", y2=f"{y:.1f}", class_="grid"))
         found.append(el("text", f"{value:g}", x=_LEFT - 9, y=f"{y + 4:.1f}", text_anchor="end"))
-    for value in _ticks(right):
+    for value in _ticks(right, whole=True):
         x = _LEFT + (WIDTH - _LEFT - _RIGHT) * value / right
         found.append(el("text", f"{value:,.0f}" if value else "0", x=f"{x:.1f}", y=HEIGHT - _BOTTOM + 19, text_anchor="middle"))
     found.append(el("text", unit, x=WIDTH - _RIGHT, y=HEIGHT - 2, text_anchor="end"))
     return found
 
 
-def _ticks(top: float) -> list[float]:
+def _ticks(top: float, whole: bool = False) -> list[float]:
     """About four round numbers from 0 to ``top``."""
     size = 10.0 ** math.floor(math.log10(top / 4))
-    step = next(size * factor for factor in (1, 2, 2.5, 5, 10) if top / (size * factor) <= 5)
+    steps = [size * factor for factor in (1, 2, 2.5, 5, 10, 20)]
+    step = next(step for step in steps if top / step <= 5 and (not whole or step == int(step)))
     return [round(step * number, 10) for number in range(int(top / step + 1e-9) + 1)]
 
 

@@ -102,6 +102,7 @@ GROUPS: dict[str, tuple[str, str, dict[str, Named]]] = {
             "speed.tool_call_tokens": Named("… its tokens", "", "tokens"),
             "speed.train.samples_per_s": Named("Lessons trained on", "over both stages", "per second"),
             "speed.embed.fraction": Named("Embedding, of what is possible", "bare decode and bare forward ÷ end to end, same pictures and workers"),
+            "speed.embed.cpu_fraction": Named("… of processor time", "the same, in seconds of processor time: other programs do not count"),
             "speed.embed.images_per_s": Named("Pictures embedded", "end to end, with the start of the workers", "per second"),
             "engine.tokens_per_s": Named("Words written, alone", "tokens of one conversation", "per second"),
             "engine.tokens_per_s.together": Named("… eight at once", "tokens of all of them", "per second"),
@@ -159,7 +160,9 @@ def _row(key: str, named: Named, left: dict[str, float]) -> Row | None:
     """Take a figure and all that hangs on it out of ``left``; None where it was not measured."""
     main = next((at for at in (key, f"{key}.tuned") if at in left), None)
     if main is None:
-        left.pop(f"{key}.n", None)  # nothing was asked
+        if left.get(f"{key}.n") == 0:  # nothing was asked
+            for part in (*_OWN, *MARKS):
+                left.pop(f"{key}.{part}", None)
         return None
     value = left.pop(main)
     inner = [other for other in NAMED if other.startswith(f"{key}.")]

@@ -155,8 +155,8 @@ def _line(row: Row, top: float, plain: bool) -> Html:
     named = row.named
     about = el("small", named.about) if named.about else None
     key = el("code", row.key) if row.key != named.label else None
-    also = [f"{ALSO.get(name, name)} {written(value)}" for name, value in row.also.items() if not name.endswith((".n", ".low", ".high"))]
-    more = el("small", "also: " + ", ".join(also)) if also else None
+    also = [f"{ALSO.get(name, name)}: {written(value)}" for name, value in row.also.items() if not name.endswith((".n", ".low", ".high"))]
+    more = el("small", "; ".join(also)) if also else None
     beside = [f"{mark} {written(value, named.unit)}" for mark, value in row.marks.items()]
     if row.low is not None and row.high is not None:
         beside.insert(0, f"{written(row.low, named.unit)} to {written(row.high, named.unit)}")
