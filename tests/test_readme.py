@@ -1,0 +1,111 @@
+"""What README.md says is run or checked: its Python, its figures, its tree, its links."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import readme_figures
+from built_shop import built_shop, inside
+from pinhole import wiring
+from pinhole.server.app import create_app, running
+from pinhole.workspace import Workspace
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PYTHON, OPENAI = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+TREE = re.search(r"```\nsrc/pinhole/\n(.*?)```", README, re.DOTALL)[1].splitlines()  # type: ignore[index]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built_shop(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def address(folder: Path) -> Iterator[str]:
+    shop = Workspace.open(folder / "shop")
+    with running(create_app(wiring.open_assistant(shop), wiring.open_catalogue(shop), config=shop.config)) as address:
+        yield address
+
+
+@pytest.mark.slow
+def test_ten_lines_of_python(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with inside(folder):
+        exec(compile(PYTHON.replace('open("demo")', 'open("shop")'), "README.md", "exec"), {})
+    out = capsys.readouterr().out
+    assert len(re.findall(r"^\S+/\S+ -?\d\.\d+$", out, re.MULTILINE)) == 5 and "Finished(" in out
+
+
+@pytest.mark.slow
+def test_ten_lines_of_openai(address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(OPENAI.replace("http://127.0.0.1:8000", address), "README.md", "exec"), {})
+    assert capsys.readouterr().out.strip()
+
+
+def test_they_are_ten_lines() -> None:
+    assert [len(code.strip().splitlines()) for code in (PYTHON, OPENAI)] == [10, 10]
+
+
+def test_the_tree_is_the_tree() -> None:
+    """Every room and every module at the top is there once, in the order of the layers; nothing else is."""
+    named = [line.split()[0] for line in TREE if line.startswith("  ")]
+    package = ROOT / "src" / "pinhole"
+    rooms = {f"{path.name}/" for path in package.iterdir() if (path / "__init__.py").exists()}
+    modules = {path.name for path in package.glob("*.py")} - {"__init__.py"}
+    assert sorted(named) == sorted(rooms | modules)
+    assert all((ROOT / line.split()[0]).exists() for line in TREE if not line.startswith("  "))
+    layers = re.search(r"layers = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.DOTALL)[1]  # type: ignore[index]
+    level = {name: -number for number, line in enumerate(layers.strip().splitlines()) for name in re.findall(r"\w+", line)}
+    order = [level[name.removesuffix("/").removesuffix(".py")] for name in named]
+    assert order == sorted(order)
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
+def test_links_lead_somewhere(page: str) -> None:
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" not in target:
+            path, _, anchor = target.partition("#")
+            found = (ROOT / page).parent / path
+            assert found.exists(), target
+            headings = re.findall(r"^#+ (.+)$", found.read_text(encoding="utf-8"), re.MULTILINE) if anchor else []
+            assert not anchor or anchor in [re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings], target
+
+
+def test_commands_exist() -> None:
+    from pinhole.cli import app
+
+    commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    assert set(re.findall(r"(?:`|^)pinhole (\w+)", README, re.MULTILINE)) <= commands
+
+
+# -- figures --------------------------------------------------------------------------------------
+
+
+def test_the_figures_are_what_was_printed() -> None:
+    """The README holds docs/figures.json in words; without that file it holds no figure at all."""
+    inner = readme_figures.block(json.loads(readme_figures.FILE.read_text(encoding="utf-8"))) if readme_figures.FILE.exists() else ""
+    assert readme_figures.fill(README, inner) == README, "run: python tests/readme_figures.py"
+
+
+def test_figures_are_written_from_the_last_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = {"see.pick.accuracy": 0.5, "see.pick.accuracy.n": 1300, "see.pick.accuracy.low": 0.45, "see.pick.accuracy.high": 0.55}
+    figures |= {"see.pick.accuracy.blind": 0.26, "speed.first_token_s": 0.0437, "tools.unseen.n": 0, "strange.key": 2.0}
+    stages = {"embed": {"action": "built", "reason": "", "key": "x", "seconds": 61.0, "peak_memory_gb": 1.25}}
+    printed = (
+        "noise\n" + json.dumps({"demo": "default", "workspace": "demo", "wall_s": 1234.5, "peak_memory_gb": 3.21, "stages": stages, **figures}) + "\n"
+    )
+    measured = readme_figures.read(printed)
+    assert measured["figures"] == figures and measured["machine"]["cores"]
+    block = readme_figures.block(measured)
+    assert "| `see.pick.accuracy` | Which of the four is it? | **.500** | .450 – .550 | blind .260 | 1,300 |" in block
+    assert "| `speed.first_token_s` | First word of an answer | **44 ms** |  |  |  |" in block and "tools.unseen" not in block
+    assert "| `embed` | 1 min 01 s | 1.2 GB |" in block and "| the whole way | 20 min 34 s | 3.2 GB |" in block
+    filled = readme_figures.fill(README, block)
+    assert block in filled and readme_figures.fill(filled, block) == filled and filled.startswith("# Pinhole")
+    assert filled.partition(readme_figures.END)[2] == README.partition(readme_figures.END)[2]
