@@ -33,7 +33,7 @@ SIZES: dict[Size, dict[str, dict[str, Any]]] = {
     "default": {},
     "full": {
         "align": {"steps": 1200},
-        "graft": {"seeing_steps": 1300, "talking_steps": 800},
+        "graft": {"seeing_steps": 2000, "talking_steps": 1500},
         "evaluate": {"splits": 5},
     },
 }

@@ -18,9 +18,12 @@ class Projector(nn.Module):
         self.content_dim, self.hidden, self.width = content_dim, hidden, width
         self.register_buffer("mean", torch.zeros(content_dim))
         self.register_buffer("scale", torch.ones(content_dim))
+        # The input comes in with length about 1, not with unit variance: an AdamW step moves every weight by as much as the
+        # learning rate, and a thousand of those along one input would undo the warm start at once.
         self.skip = nn.Linear(content_dim, hidden)
         self.inner = nn.Linear(content_dim, width)
         self.outer = nn.Linear(width, hidden)
+        nn.init.normal_(self.inner.weight)
         nn.init.zeros_(self.outer.weight)
         nn.init.zeros_(self.outer.bias)
         self.length = nn.Parameter(torch.ones(()))  # root mean square of a token embedding
@@ -40,7 +43,7 @@ class Projector(nn.Module):
         is relative to the mean eigenvalue of the Gram matrix.
         """
         self.mean.copy_(content.mean(0))
-        self.scale.copy_(1 / content.std(0).clamp_min(1e-6))
+        self.scale.copy_(1 / (content.std(0).clamp_min(1e-6) * self.content_dim**0.5))
         x = ((content - self.mean) * self.scale).double()
         middle = targets.mean(0)
         y = (targets - middle).double()
