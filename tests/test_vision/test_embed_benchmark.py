@@ -32,5 +32,5 @@ def test_figures(make_workspace: Callable[..., Any], tiny_encoders: tuple[str, s
     monkeypatch.setattr("sys.argv", ["embed", str(workspace.root), "4"])
     monkeypatch.setattr(embed, "measure", lambda *_: figures)
     embed.main()
-    assert set(json.loads(capsys.readouterr().out)) == {"embed.fraction", "embed.images_per_s", "n"}
+    assert set(json.loads(capsys.readouterr().out)) == {"embed.fraction", "embed.cpu_fraction", "embed.images_per_s", "n"}
     assert not [path for path in workspace.root.iterdir() if path.name.startswith("tmp")]

@@ -27,7 +27,7 @@ def main() -> None:
         print("usage: python -m pinhole.benchmarks.embed WORKSPACE [N]", file=sys.stderr)
         sys.exit(2)
     try:
-        figures = measure(Workspace.open(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) == 3 else 1500)
+        figures = measure(Workspace.open(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) == 3 else 2500)
     except PinholeError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)

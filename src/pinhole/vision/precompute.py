@@ -193,6 +193,8 @@ class _Plan:
                 yield from self._shard("image", keys, items)
                 keys, items = [], []
         yield from self._shard("image", keys, items)
+        import pyarrow.parquet  # noqa: F401 - needed at the end, and the workers are busy now
+
         texts = [text for text in self.distinct if _text_key(text) not in self.known["text"].place]
         self.advance(len(self.distinct) - len(texts))
         for start in range(0, len(texts), TEXT_SHARD):

@@ -9,7 +9,6 @@ shard. Knows nothing of what was done before, or of other workers.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import signal
@@ -23,7 +22,7 @@ import numpy as np
 
 from pinhole.errors import BadImage, PinholeError
 from pinhole.vision.encoders import ImageEncoder, TextEncoder, image_encoder, text_encoder
-from pinhole.workspace import disk_errors, write_atomic
+from pinhole.workspace import disk_errors
 
 CHANGED = "the picture changed while it was read"
 
@@ -89,10 +88,14 @@ class Worker:
 
 
 def write_shard(path: Path, keys: list[str], vectors: np.ndarray, reasons: list[str]) -> None:
-    """One file, whole or absent: hex keys, vectors (n, dim) float32, reasons."""
-    buffer = io.BytesIO()
-    np.savez(buffer, keys=np.array(keys), vectors=vectors, reasons=np.array(reasons))
-    write_atomic(path, buffer.getvalue())
+    """One file: hex keys, vectors (n, dim) float32, reasons. Whole or absent however the process ends.
+
+    It is not forced to the disk: after a power cut a damaged shard fails its checksum and is made again.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(temporary, "wb") as file:
+        np.savez(file, keys=np.array(keys), vectors=vectors, reasons=np.array(reasons))
+    os.replace(temporary, path)
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Any
 
 from pinhole.errors import UnknownName
@@ -44,6 +43,8 @@ def text_encoder(spec: str) -> TextEncoder:
 def _find(spec: str, registry: dict[str, Callable[[str], Any]], kind: str) -> Any:
     family, colon, name = spec.partition(":")
     if family not in registry:
+        from importlib.metadata import entry_points  # takes a while to import, and is seldom needed
+
         for point in entry_points(group=f"pinhole.{kind}_encoders", name=family):
             registry[family] = point.load()
     if not colon or not name or family not in registry:
