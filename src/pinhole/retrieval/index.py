@@ -22,7 +22,8 @@ import numpy as np
 from pinhole.errors import Corrupt, MissingArtefact, SpaceMismatch, UsageError
 from pinhole.retrieval.nearest import Nearest
 from pinhole.retrieval.scores import COLUMNS, Bridge, Scorer, Side
-from pinhole.retrieval.weights import KINDS, UNLIKE, WORDS, Weights, learn
+from pinhole.retrieval.trials import word_unit
+from pinhole.retrieval.weights import KINDS, UNLIKE, WORDS, WORDS_LEAST, Weights, learn
 from pinhole.vision.align import Asked, Space, learned_vectors
 from pinhole.vision.encoders.base import ImageEncoder, TextEncoder
 from pinhole.vision.features import Features
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 LAYOUT = 1
 EXACT = 8192  # items that are scored one and all
 CANDIDATES = 200  # from each source, at least
+WORDS_MOST = 2000  # items that full text names
 COHORT = 1024  # items that scores are standardised by
 TEXT_MOST = 2000  # characters of a query that are read
 RESULTS_MOST = 1000
@@ -173,7 +175,9 @@ class Searcher:
             return [Hit(self.features.ids[row], 0.0) for row in allowed[:n]]
         kind = "both" if text and like else "like" if like or not text else "text"
         columns = dict(zip(KINDS[kind], self.weights.array(kind).tolist(), strict=True))
-        words = dict(self.catalogue.text_search(text, max(CANDIDATES, 2 * n), where or None)) if text else {}
+        if WORDS in columns:
+            columns[WORDS] = max(columns[WORDS], WORDS_LEAST)
+        words = dict(self.catalogue.text_search(text, WORDS_MOST, where or None)) if text else {}
         rows = self._candidates(sides, columns, words, allowed, n)
         return self._ranked(self._parts(sides, columns, words, rows), rows, n)
 
@@ -255,8 +259,7 @@ class Searcher:
             for name, values in zip(COLUMNS, found, strict=True):
                 parts[f"{side}.{name}"] = self._factor(side, name, columns) * values
         if words:
-            best = max(words.values()) or 1.0
-            place = {self._place[id]: score / best for id, score in words.items() if id in self._place}
+            place = {self._place[id]: score / word_unit(len(self.features)) for id, score in words.items() if id in self._place}
             parts[WORDS] = columns[WORDS] * np.array([place.get(row, 0.0) for row in rows.tolist()], dtype=np.float32)
         return parts
 

@@ -90,7 +90,7 @@ def like_columns(scorer: Scorer, asked: Sequence[Asking], gallery: np.ndarray) -
 
 
 def word_columns(texts: Sequence[str], titles: Sequence[str]) -> np.ndarray:
-    """(q, titles) BM25 (Robertson & Zaragoza 2009) over the largest of each query: full text's column, on titles alone.
+    """(q, titles) BM25 (Robertson & Zaragoza 2009) in units of :func:`word_unit`: full text's column, on titles alone.
 
     The store's full text also reads keywords, which a sample's queries may have been made from: a weight learned
     on it would be flattered.
@@ -109,7 +109,12 @@ def word_columns(texts: Sequence[str], titles: Sequence[str]) -> np.ndarray:
             count = np.array([found[row][word] for row in rows])
             rarity = math.log(1 + (len(titles) - len(rows) + 0.5) / (len(rows) + 0.5))
             out[number, rows] += rarity * 2.2 * count / (count + norm[rows])
-    return out / np.maximum(out.max(1, keepdims=True), 1e-9)
+    return out / word_unit(len(titles))
+
+
+def word_unit(items: int) -> float:
+    """What a word that one item has is about worth: BM25 over this does not depend on how many items there are."""
+    return math.log(2 + items)
 
 
 def _tokens(text: str) -> list[str]:

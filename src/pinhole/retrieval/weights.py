@@ -31,6 +31,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "both": (*TEXT, WORDS, *LIKE),
 }
 UNLIKE = 0.5  # how much an unlike side counts against a like side (Rocchio 1971)
+WORDS_LEAST = 2.0  # full text's weight when searching, at least: it reads fields that no other column knows, its weight is learned on titles
 ENOUGH = 40  # questions of a kind, fewer leave its weights equal
 SHAPES = tuple(BridgeShape(titles, temperature) for titles in (5, 10, 20, 40) for temperature in (0.05, 0.1, 1e3))
 FOLDS = 2
