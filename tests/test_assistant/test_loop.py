@@ -147,13 +147,23 @@ def test_an_empty_or_failed_answer_still_says_what_was_found(said: Any) -> None:
     assert finished.text == "I found 2 pictures: [#1 a yellow lemon](item:lemon), [#2 a green lime](item:lime)."
 
 
-def test_nothing_found_and_nothing_said() -> None:
-    assert check(take(ScriptedEngine(("search", {"text": "zebra"}), ""))).text == "I found nothing. Try other words."
-    assert check(take(ScriptedEngine(("search", {"like": "#3"}), ""))).text.startswith("That did not work: there is no #3")
-    assert check(take(ScriptedEngine(""))).text == "I have no answer to that."
-    engine = ScriptedEngine(("search", {"text": "zebra"}), "Nothing.")
-    take(engine)
+@pytest.mark.parametrize("said", ["", "I found 6 pictures: #1 shows a lemon."])
+def test_where_nothing_was_found_the_model_is_not_asked_for_words(said: str) -> None:
+    """It may call again; once it talks, what is true is said in its place."""
+    engine = ScriptedEngine(("search", {"text": "zebra"}), said)
+    finished = check(take(engine))
+    assert finished.text == "I found nothing. Try other words." and finished.reason == "stop"
     assert told(engine) == "results: none"
+    assert finished.usage.completion_tokens == 6, "what it cost is counted"
+    finished = check(take(ScriptedEngine(("search", {"like": "#3"}), said)))
+    assert finished.text == "There is no #3; nothing has been shown yet."
+    finished = check(take(ScriptedEngine(SEARCH, ("search", {"like": "#9"}), "Here: #1.")))
+    assert finished.text.startswith("Here: [#1 "), "something was found before"
+
+
+def test_nothing_said() -> None:
+    assert check(take(ScriptedEngine(""))).text == "I have no answer to that."
+    assert check(take(ScriptedEngine(("item", {"item": "#1"}), ""), "this", ItemPart("lemon"))).text == "I have no answer to that."
 
 
 def test_a_failure_before_anything_was_said_is_raised() -> None:
@@ -264,7 +274,7 @@ def test_the_next_turn_reads_only_what_is_new(local: LocalEngine) -> None:
     said += [{"role": "assistant", "content": first.text}, {"role": "user", "content": "and a dog"}]
     second = check(list(assistant.turn(Conversation.from_openai(said), tool_choice="none")))
     new = second.usage.prompt_tokens - second.usage.cached_tokens
-    assert new < 40 < second.usage.cached_tokens, f"{new} of {second.usage.prompt_tokens} tokens were read again"
+    assert new < 60 < second.usage.cached_tokens, f"{new} of {second.usage.prompt_tokens} tokens were read again"
 
 
 def test_many_turns_at_once(local: LocalEngine) -> None:

@@ -165,6 +165,7 @@ class _Turn:
     calls: set[str] = field(default_factory=set)
     shown: dict[int, None] = field(default_factory=dict)
     problem: str = ""
+    failed: str = ""  # what is true where the last tool brought nothing: said in place of the model's words
     finished: Finished | None = None
 
     def __post_init__(self) -> None:
@@ -173,13 +174,14 @@ class _Turn:
         self._linker = Linker(self.transcript.things)
         self._must_talk = False
         self._reason = "stop"
+        self._hush = False
 
     @property
     def late(self) -> bool:
         return time.monotonic() > self._deadline
 
     def stop(self) -> bool:
-        return self.late or self.cancelled is not None and self.cancelled()
+        return self._hush or self.late or self.cancelled is not None and self.cancelled()
 
     def run(self) -> Iterator[Event]:
         for step in range(self.assistant.config.max_steps + 1):
@@ -195,15 +197,20 @@ class _Turn:
         yield from self._end()
 
     def _ask(self, tool_choice: str) -> Generator[Event, None, Call | None]:
-        """One answer of the model: text goes out as it comes; a call is returned."""
-        call, raw = None, ""
+        """One answer of the model: text goes out as it comes; a call is returned.
+
+        A model whose tool has just brought nothing may try another call. Words are not asked of it: what is true is known.
+        """
+        call, raw, self._hush = None, "", False
         try:
             stream = self.assistant.engine.chat(
                 self.transcript.prompt(self._schemas), self._schemas, tool_choice=tool_choice, cancelled=self.stop, **self.options
             )
             try:
                 for event in stream:
-                    if isinstance(event, TextDelta):
+                    if isinstance(event, TextDelta) and self.failed:
+                        raw, self._hush = self.failed, True
+                    elif isinstance(event, TextDelta):
                         raw += event.text
                         yield from self._say(self._linker.push(event.text))
                     elif isinstance(event, Call):
@@ -218,6 +225,9 @@ class _Turn:
                 raise
             self._trouble(error)
             yield Problem(self.problem)
+        if self._hush:
+            self._reason = "stop"
+            yield from self._say(self._linker.push(self.failed))
         self.raw = raw
         return call
 
@@ -243,15 +253,14 @@ class _Turn:
             outcome = self.assistant.toolbox.call(self.assistant.shop, call.name, call.arguments, self.transcript.resolve)
             if isinstance(outcome, Found):
                 yield Shown(self._number(outcome))
+                self.failed = "" if self.shown else "I found nothing. Try other words."
             else:
                 self.transcript.told(outcome)
-        except (Refused, PinholeError) as error:
-            self.problem = error.what if isinstance(error, PinholeError) else str(error)
-            self.transcript.told(self.problem)
-            yield Problem(self.problem)
+                self.failed = ""
         except Exception as error:
             self._trouble(error, call.name)
             self.transcript.told(self.problem)
+            self.failed = "" if self.shown else f"{self.problem[:1].upper()}{self.problem[1:]}."
             yield Problem(self.problem)
 
     def _number(self, found: Found) -> list[ShownItem]:
@@ -262,8 +271,8 @@ class _Turn:
         return [ShownItem(k, str(thing.id), thing.title, score) for k, thing, (_, score) in zip(numbers, things, found.items, strict=True)]
 
     def _trouble(self, error: Exception, where: str = "the model") -> None:
-        if isinstance(error, PinholeError):
-            self.problem = str(error)
+        if isinstance(error, (Refused, PinholeError)):
+            self.problem = error.what if isinstance(error, PinholeError) else str(error)
         else:
             log.exception("%s failed", where)
             self.problem = f"{where} failed"
@@ -292,12 +301,7 @@ class _Turn:
             count = f"I found {len(self.shown)} picture{'s' if len(self.shown) > 1 else ''}"
             self.raw = f"{count}: {', '.join(f'#{k}' for k in self.shown)}."
             return f"{count}: {', '.join(link(k, self.transcript.things[k]) for k in self.shown)}."
-        if self.problem:
-            self.raw = f"That did not work: {self.problem}."
-        elif self.calls:
-            self.raw = "I found nothing. Try other words."
-        else:
-            self.raw = "I have no answer to that."
+        self.raw = self.failed or (f"That did not work: {self.problem}." if self.problem else "I have no answer to that.")
         return self.raw
 
     def _finish(self, reason: str, calls: Sequence[Call] = ()) -> Finished:

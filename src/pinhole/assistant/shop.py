@@ -49,7 +49,7 @@ def nearest(name: str, known: Sequence[str]) -> tuple[str, list[str]]:
     close = difflib.get_close_matches(wanted, plains, 1, 0.84)
     if close and not having:
         return plains[close[0]], []
-    near = having[:3] or difflib.get_close_matches(wanted, plains, 3, 0.3) or list(plains)[:3]
+    near = having[:3] or difflib.get_close_matches(wanted, plains, 3, 0.5) or list(plains)[:3]
     return "", [plains[other] for other in near[:3]]
 
 
