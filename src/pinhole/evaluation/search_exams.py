@@ -22,11 +22,11 @@ import numpy as np
 from pinhole.config import Config
 from pinhole.retrieval.fusion import recall_at
 from pinhole.retrieval.scores import Bridge, Scorer
-from pinhole.retrieval.trials import Asking, Trials, draw_trials, like_columns, text_columns, without_twins, word_columns
-from pinhole.retrieval.weights import FOLDS, Weights, learn
+from pinhole.retrieval.trials import Asking, held_trials, inner_trials, like_columns, text_columns, word_columns
+from pinhole.retrieval.weights import CHOICE_FOLDS, Weights, learn
 from pinhole.vision.align import Asked, Space, learned_vectors
 from pinhole.vision.features import Features
-from pinhole.vision.signals import Signals, read_signals
+from pinhole.vision.signals import Signals, read_signals, read_titles
 
 if TYPE_CHECKING:
     from pinhole.catalogue.store import Catalogue
@@ -89,7 +89,7 @@ def search_exams(
     again from their own training parts, and thrown away.
     """
     signals = read_signals(catalogue, features)
-    titles = _titles(catalogue, features)
+    titles = read_titles(catalogue, features.ids)
     seen, like, titled = Results(), Results(), Results()
     splits = config.evaluate.splits
     for number in range(splits):
@@ -126,17 +126,11 @@ class _Room:
 
     def __init__(self, features: Features, space: Space, weights: Weights, part: Signals, held: Signals, asked: Asked, titles: Sequence[str]) -> None:
         self.features, self.weights, self.part, self.asked, self.titles = features, weights, part, asked, titles
-        self.pictured = part.items[features.has_image[part.items]]
         self.pictures = space.picture(np.asarray(features.image))
-        bridge = Bridge(self.pictured[features.has_text[self.pictured]], weights.bridge)
+        bridge = Bridge(part.items[(features.has_image & features.has_text)[part.items]], weights.bridge)
         self.open = Scorer(features, space, learned_vectors(space, features), bridge)
         self.blind = Scorer(features, space, learned_vectors(space, features, titles=False), bridge)
-        self.trials = self._trials(held, self.pictured)
-
-    def _trials(self, held: Signals, pictured: np.ndarray, seed: int = 0) -> Trials:
-        kept = np.zeros(len(self.features), dtype=bool)
-        kept[without_twins(held.items[self.features.has_image[held.items]], pictured, self.pictures)] = True
-        return draw_trials(held, kept, seed)
+        self.trials = held_trials(features, part, held, self.pictures)
 
     def seen(self, results: Results) -> None:
         asked, gallery = self.trials.text, self.trials.gallery
@@ -165,9 +159,8 @@ class _Room:
     def _best_blend(self, config: Config) -> tuple[bool, float]:
         """Standardised or plain cosines, and the titles' weight: the best on inner boards of the training part."""
         found: dict[tuple[bool, float], list[float]] = {}
-        for number in range(FOLDS):
-            inside, outside = self.part.inner(config.catalogue, number)
-            trials = self._trials(outside, inside.items[self.features.has_image[inside.items]])
+        for number in range(CHOICE_FOLDS):
+            _, trials = inner_trials(self.features, self.part, config.catalogue, number, self.pictures)
             for choice in [(plain, weight) for plain in (False, True) for weight in BLENDS] if trials.like else ():
                 scores = _blend(self.open, trials.like, trials.gallery, *choice)
                 found.setdefault(choice, []).extend(_recall(scores, trials.like).tolist())
@@ -209,9 +202,3 @@ def _bootstrap(values: np.ndarray, clusters: Sequence[str], seed: int) -> np.nda
     sizes = np.bincount(number, minlength=count)
     chosen = np.random.default_rng(seed).integers(0, count, (DRAWS, count))
     return np.asarray(sums[:, chosen].sum(2) / sizes[chosen].sum(1))
-
-
-def _titles(catalogue: Catalogue, features: Features) -> list[str]:
-    rows = catalogue.items(["id", "title"])
-    named = dict(zip(rows["id"].to_pylist(), rows["title"].to_pylist(), strict=True))
-    return [named.get(id) or "" for id in features.ids]

@@ -19,6 +19,7 @@ from typing import Any
 from pinhole.config import GraftConfig
 from pinhole.engines.base import Call, Done, Engine, TextDelta
 from pinhole.errors import PinholeError, UsageError
+from pinhole.evaluation.answers import blinded
 from pinhole.evaluation.intervals import share
 from pinhole.graft import toolbank
 from pinhole.graft.prompt import Message, Part, ToolSchema, system
@@ -150,24 +151,39 @@ def is_valid(reply: Reply, tools: Sequence[ToolSchema]) -> bool:
     return all(value in properties[name].get("enum", [value]) for name, value in given.items())
 
 
+def marks(turns: Sequence[Lesson], replies: Sequence[Reply]) -> dict[str, list[bool]]:
+    """What is right, by figure. A turn of an unseen tool counts for ``tools.unseen`` (and is valid or not); all others for the rest."""
+    found: dict[str, list[bool]] = {f"tools.{name}": [] for name in ("valid", "name", "arguments", "references", "unseen")}
+    for turn, reply in zip(turns, replies, strict=True):
+        found["tools.valid"].append(is_valid(reply, turn.tools))
+        if turn.kind == "unseen":
+            found["tools.unseen"].append(right_call(reply, turn.expect))
+            continue
+        found["tools.name"].append(right_name(reply, turn.expect))
+        found.setdefault(f"tools.by_kind.{turn.kind}", []).append(right_call(reply, turn.expect))
+        if "name" not in turn.expect:
+            continue
+        found["tools.arguments"].append(right_call(reply, turn.expect))
+        if wanted := references(turn.expect["arguments"]):
+            found["tools.references"].append(reply.call is not None and references(reply.call.arguments) == wanted)
+    return found
+
+
 def tool_exams(
     engine: Engine, world: World, own: Sequence[ToolSchema], config: GraftConfig, n: int, seed: int, progress: Progress | None = None
 ) -> tuple[dict[str, float], list[tuple[Lesson, str]]]:
-    """Figures, and every turn with what the model said."""
-    core, unseen = core_turns(world, own, config, n, seed), unseen_turns(world, own, config, n, seed)
-    replies = ask(engine, [*core, *unseen], progress)
-    first, second = replies[: len(core)], replies[len(core) :]
-    pairs = list(zip(first, core, strict=True))
-    calls = [(reply, turn) for reply, turn in pairs if "name" in turn.expect]
-    referring = [(reply, references(turn.expect["arguments"])) for reply, turn in calls if references(turn.expect["arguments"])]
-    figures = share("tools.valid", [is_valid(reply, turn.tools) for reply, turn in zip(replies, [*core, *unseen], strict=True)])
-    figures |= share("tools.name", [right_name(reply, turn.expect) for reply, turn in pairs])
-    figures |= share("tools.arguments", [right_call(reply, turn.expect) for reply, turn in calls])
-    figures |= share("tools.references", [reply.call is not None and references(reply.call.arguments) == wanted for reply, wanted in referring])
-    figures |= share("tools.unseen", [right_call(reply, turn.expect) for reply, turn in zip(second, unseen, strict=True)])
-    for kind in dict.fromkeys(_KINDS):
-        figures |= share(f"tools.by_kind.{kind}", [right_call(reply, turn.expect) for reply, turn in pairs if turn.kind == kind])
-    return figures, [(turn, reply.said) for turn, reply in zip([*core, *unseen], replies, strict=True)]
+    """Figures, and every turn with what the model said. Chance is a name drawn among the tools and none; nobody draws arguments."""
+    turns = [*core_turns(world, own, config, n, seed), *unseen_turns(world, own, config, n, seed)]
+    dark = [blinded(turn, world.mean) for turn in turns]
+    replies = ask(engine, [*turns, *dark], progress)
+    right, blind = marks(turns, replies[: len(turns)]), marks(dark, replies[len(turns) :])
+    figures: dict[str, float] = {}
+    for key, answers in right.items():
+        figures |= share(key, answers)
+        if answers and not key.startswith("tools.by_kind."):
+            figures[f"{key}.blind"] = sum(blind[key]) / len(blind[key])
+            figures[f"{key}.chance"] = 1 / (len(own) + 1) if key == "tools.name" else 0.0
+    return figures, [(turn, reply.said) for turn, reply in zip(turns, replies, strict=False)]
 
 
 # -- anybody's questions --------------------------------------------------------------------------
