@@ -184,7 +184,7 @@ def test_killed_at_any_instant_and_run_again(tiny_encoders: Specs, make_catalogu
     started = time.time()
     assert child(catalogue, tiny_encoders, undisturbed).wait() == 0
     took, draw, killed = time.time() - started, random.Random(0), 0
-    while killed < 6:
+    while killed < 5:
         process = child(catalogue, tiny_encoders, out)
         if killed % 2:
             time.sleep(draw.uniform(0, took))
