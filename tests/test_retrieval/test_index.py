@@ -162,6 +162,20 @@ def test_what_is_refused(shop: Shop) -> None:
     assert len(searcher.search("boat " * 5000)) == 10
 
 
+def test_deleted_items_are_found_no_more(tmp_path: Path) -> None:
+    toy = make_toy(tmp_path, n=96, align={"steps": 2})
+    part, _ = read_signals(toy.catalogue, toy.features).part(toy.config.catalogue)
+    space = fit(toy.features, part, toy.asked.of([query.key for query in part.queries]), toy.config.align).space
+    (tmp_path / "index").mkdir()
+    build_index(toy.catalogue, toy.features, space, toy.config, tmp_path / "index", asked=toy.asked)
+    shop = Shop(toy, space, tmp_path / "index", {})
+    first = shop.searcher().search("boat")[0].id
+    toy.catalogue.delete("items", [first])
+    assert first not in {hit.id for hit in shop.searcher().search("boat", n=90)}
+    with pytest.raises(UnknownItem):
+        shop.searcher().related(first)
+
+
 def test_spaces_do_not_mix(shop: Shop, tmp_path: Path) -> None:
     other = Space(
         {**shop.space.weights, "query.bias": shop.space.weights["query.bias"] + 1},

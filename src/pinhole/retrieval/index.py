@@ -27,6 +27,7 @@ from pinhole.retrieval.weights import KINDS, UNLIKE, WORDS, WORDS_LEAST, Weights
 from pinhole.vision.align import Asked, Space, learned_vectors
 from pinhole.vision.encoders.base import ImageEncoder, TextEncoder
 from pinhole.vision.features import Features
+from pinhole.vision.images import MAX_PIXELS
 from pinhole.workspace import digest, read_json, write_json
 
 if TYPE_CHECKING:
@@ -71,11 +72,11 @@ def build_index(
     ``asked`` are the query texts' vectors that ``align`` left beside the space (None encodes them again). Returns figures for the manifest. Raises
     :class:`SpaceMismatch` where the features come from other encoders than the space.
     """
-    from pinhole.vision.signals import read_signals
+    from pinhole.vision.signals import read_signals, read_titles
 
     space.check_features(features)
     part, _ = read_signals(catalogue, features).part(config.catalogue)
-    titles = _titles(catalogue, features)
+    titles = read_titles(catalogue, features.ids)
     catalogue.refresh_text_index()
     kept = out / "weights.json"
     if not kept.exists():
@@ -93,12 +94,6 @@ def build_index(
     return {"items": len(usable), "titles": len(titled), **{f"questions.{kind}": count for kind, count in weights.questions.items()}, **figures}
 
 
-def _titles(catalogue: Catalogue, features: Features) -> list[str]:
-    rows = catalogue.items(["id", "title"])
-    named = dict(zip(rows["id"].to_pylist(), rows["title"].to_pylist(), strict=True))
-    return [named.get(id) or "" for id in features.ids]
-
-
 # -- searching ----------------------------------------------------------------------------------
 
 
@@ -113,9 +108,13 @@ class Searcher:
         path: Path | str,
         text_encoder: TextEncoder | Callable[[], TextEncoder],
         image_encoder: ImageEncoder | Callable[[], ImageEncoder],
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
-        """``path`` is the artefact of ``index``. An encoder may be a function that makes it when it is first needed."""
-        self.catalogue, self.features, self.space, self.path = catalogue, features, space, Path(path)
+        """``path`` is the artefact of ``index``. An encoder may be a function that makes it when it is first needed.
+
+        Liked pictures of more than ``max_pixels`` are refused before they are decoded.
+        """
+        self.catalogue, self.features, self.space, self.path, self.max_pixels = catalogue, features, space, Path(path), max_pixels
         self._encoders = (text_encoder, image_encoder)
         meta = self._open()
         self.weights = Weights.from_json(meta["weights"])
@@ -123,8 +122,10 @@ class Searcher:
         self._learned, self._titles = Nearest.load(self.path / "learned.faiss"), Nearest.load(self.path / "titles.faiss")
         titled = np.flatnonzero(features.has_text & features.has_image)
         self._scorer = Scorer(features, space, learned_vectors(space, features), Bridge(titled, self.weights.bridge))
-        self._place = {id: row for row, id in enumerate(features.ids)}
-        self._usable = np.flatnonzero(features.has_image | features.has_text)
+        there = set(catalogue.ids().to_pylist())  # items deleted since the build are found no more
+        self._place = {id: row for row, id in enumerate(features.ids) if id in there}
+        usable = features.has_image | features.has_text
+        self._usable = np.array([row for row in self._place.values() if usable[row]], dtype=np.int64)
         self._encode_text = lru_cache(maxsize=4096)(lambda text: self._text_encoder.encode([text]))
 
     def _open(self) -> dict[str, Any]:
@@ -206,7 +207,7 @@ class Searcher:
         if isinstance(like, str):
             return self._scorer.items(np.array([self._row(like)]))
         if isinstance(like, bytes):
-            return self._scorer.image(self._image_encoder.encode_bytes([like]))
+            return self._scorer.image(self._image_encoder.encode_bytes([like], self.max_pixels))
         vector = np.asarray(like, dtype=np.float32)
         if vector.shape != (self.space.image_encoder.dim,):
             raise UsageError(
@@ -224,7 +225,7 @@ class Searcher:
         """Rows that may be shown, ascending."""
         rows = self._usable
         if where.strip():
-            rows = np.array(sorted(self._place[id] for id in self.catalogue.filter_ids(where) if id in self._place), dtype=np.int64)
+            rows = np.intersect1d(rows, [self._place[id] for id in self.catalogue.filter_ids(where) if id in self._place])
         return np.setdiff1d(rows, left_out) if left_out else rows
 
     def _candidates(self, sides: dict[str, Side], columns: dict[str, float], words: dict[str, float], allowed: np.ndarray, n: int) -> np.ndarray:

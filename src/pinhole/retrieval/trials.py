@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pinhole.config import CatalogueConfig
 from pinhole.retrieval.scores import Scorer
+from pinhole.vision.features import Features
 from pinhole.vision.signals import Signals
 
 TWIN = 0.97  # cosine of standardised pictures from which a held-out picture counts as one seen in training
@@ -65,6 +67,22 @@ def draw_trials(part: Signals, kept: np.ndarray, seed: int = 0) -> Trials:
             if len(others) > 1:
                 both.append(Asking(others[others != one], text=query.key, liked=one))
     return Trials(gallery, text, like, both)
+
+
+def inner_trials(
+    features: Features, signals: Signals, config: CatalogueConfig, fold: int, pictures: np.ndarray, seed: int = 0
+) -> tuple[Signals, Trials]:
+    """The inner training part of ``signals`` and the questions of its inner held-out part, twins left out."""
+    inside, outside = signals.inner(config, fold)
+    return inside, held_trials(features, inside, outside, pictures, seed)
+
+
+def held_trials(features: Features, inside: Signals, outside: Signals, pictures: np.ndarray, seed: int = 0) -> Trials:
+    """Questions of a held-out part, over its pictures that the training part ``inside`` does not nearly repeat."""
+    seen, asked = inside.items[features.has_image[inside.items]], outside.items[features.has_image[outside.items]]
+    kept = np.zeros(len(features), dtype=bool)
+    kept[without_twins(asked, seen, pictures)] = True
+    return draw_trials(outside, kept, seed)
 
 
 def without_twins(rows: np.ndarray, others: np.ndarray, pictures: np.ndarray, block: int = 1024) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 from pinhole.config import Config
 from pinhole.retrieval.fusion import Answered, learn_weights, recall_at
 from pinhole.retrieval.scores import COLUMNS, Bridge, BridgeShape, Scorer
-from pinhole.retrieval.trials import Asking, Trials, draw_trials, like_columns, text_columns, without_twins, word_columns
+from pinhole.retrieval.trials import Asking, inner_trials, like_columns, text_columns, word_columns
 from pinhole.vision.align import learned_vectors
 from pinhole.vision.features import Features
 from pinhole.vision.signals import Signals
@@ -34,7 +34,8 @@ UNLIKE = 0.5  # how much an unlike side counts against a like side (Rocchio 1971
 WORDS_LEAST = 2.0  # full text's weight when searching, at least: it reads fields that no other column knows, its weight is learned on titles
 ENOUGH = 40  # questions of a kind, fewer leave its weights equal
 SHAPES = tuple(BridgeShape(titles, temperature) for titles in (5, 10, 20, 40) for temperature in (0.05, 0.1, 1e3))
-FOLDS = 2
+FOLDS = 2  # inner splits that heads are trained on for the weights
+CHOICE_FOLDS = 8  # inner splits for choices that need no training
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def learn(
 ) -> Weights:
     """Weights from ``signals`` (a training part). ``asked`` gives query texts' vectors, ``titles`` (n,) are the items'."""
     folds = [Fold(features, signals, asked, config, number, progress) for number in range(FOLDS)]
-    shape = best_shape([(fold.scorer, fold.trials, fold.texts) for fold in folds])
+    shape = best_shape(features, signals, asked, config, folds[0].pictures)
     questions: dict[str, list[Answered]] = {kind: [] for kind in KINDS}
     for fold in folds:
         for kind, found in fold.questions(titles, shape).items():
@@ -95,8 +96,7 @@ class Fold:
     ) -> None:
         from pinhole.vision.heads import fit
 
-        self.features, self.config = features, config
-        inside, outside = signals.inner(config.catalogue, number)
+        inside, _ = signals.inner(config.catalogue, number)
         vectors = asked([query.key for query in inside.queries])
         steps = config.align.steps
 
@@ -105,17 +105,13 @@ class Fold:
                 progress(number * steps + done, FOLDS * steps)
 
         self.space = fit(features, inside, vectors, config.align, progress=counted).space
-        pictured = inside.items[features.has_image[inside.items]]
-        kept = np.zeros(len(features), dtype=bool)
-        pictures = self.space.picture(np.asarray(features.image))
-        kept[without_twins(outside.items[features.has_image[outside.items]], pictured, pictures)] = True
-        self.trials = draw_trials(outside, kept, config.align.seed)
-        titled = pictured[features.has_text[pictured]]
+        self.pictures = self.space.picture(np.asarray(features.image))
+        _, self.trials = inner_trials(features, signals, config.catalogue, number, self.pictures, config.align.seed)
         self.texts = asked([one.text for one in self.trials.text])
         self.both_texts = asked([one.text for one in self.trials.both])
-        bridge = Bridge(titled, BridgeShape())
-        self.scorer = Scorer(self.features, self.space, learned_vectors(self.space, self.features), bridge)
-        self.blind = Scorer(self.features, self.space, learned_vectors(self.space, self.features, titles=False), bridge)
+        bridge = Bridge(inside.items[(features.has_image & features.has_text)[inside.items]], BridgeShape())
+        self.scorer = Scorer(features, self.space, learned_vectors(self.space, features), bridge)
+        self.blind = Scorer(features, self.space, learned_vectors(self.space, features, titles=False), bridge)
 
     def questions(self, titles: Sequence[str], shape: BridgeShape) -> dict[str, list[Answered]]:
         """Questions of each kind with the columns of :data:`KINDS`."""
@@ -131,17 +127,19 @@ class Fold:
         return {kind: _answered(columns, asked) for kind, (columns, asked) in drawn.items()}
 
 
-def best_shape(folds: Sequence[tuple[Scorer, Trials, np.ndarray]]) -> BridgeShape:
-    """The bridge that finds most by itself: (scorer, trials, query vectors) of each fold. The first of equals."""
-    found: dict[BridgeShape, list[np.ndarray]] = {}
-    for scorer, trials, texts in folds:
-        if not trials.text:
-            continue
-        right = [one.right for one in trials.text]
-        for shape in SHAPES:
-            side = scorer.rebridged(shape).words(texts)
-            found.setdefault(shape, []).append(recall_at(scorer.scores(side, trials.gallery)[1], right))
-    return max(found, key=lambda shape: float(np.concatenate(found[shape]).mean())) if found else BridgeShape()
+def best_shape(
+    features: Features, signals: Signals, asked: Callable[[Sequence[str]], np.ndarray], config: Config, pictures: np.ndarray
+) -> BridgeShape:
+    """The bridge that finds most by itself on inner splits; ``pictures`` (n, image dim) of length 1. The first of equals."""
+    found: dict[BridgeShape, list[np.ndarray]] = {shape: [np.zeros(0)] for shape in SHAPES}
+    for number in range(CHOICE_FOLDS):
+        inside, trials = inner_trials(features, signals, config.catalogue, number, pictures)
+        titled = inside.items[(features.has_image & features.has_text)[inside.items]]
+        texts, right = asked([one.text for one in trials.text]), [one.right for one in trials.text]
+        for shape in SHAPES if right else ():
+            bridged = Bridge(titled, shape)(texts, features, pictures[titled])
+            found[shape].append(recall_at(bridged @ pictures[trials.gallery].T, right))
+    return max(SHAPES, key=lambda shape: float(np.concatenate(found[shape]).sum()))
 
 
 def _answered(columns: np.ndarray, asked: Sequence[Asking]) -> list[Answered]:

@@ -8,6 +8,7 @@ out: what is learned from them would show in everybody's results. Knows nothing 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -80,10 +81,10 @@ def read_signals(catalogue: Catalogue, features: Features) -> Signals:
     """All of a catalogue's signals about the items that have a vector of any kind."""
     ids, usable = features.ids, features.has_image | features.has_text
     place = {id: row for row, id in enumerate(ids)}
-    titles = catalogue.items(["id", "title"])
-    named = dict(zip(titles["id"].to_pylist(), titles["title"].to_pylist(), strict=True))
     numbers: dict[str, int] = {}
-    keys = np.array([numbers.setdefault(item_key(named.get(id) or "", id), len(numbers)) for id in ids], dtype=np.int64)
+    keys = np.array(
+        [numbers.setdefault(item_key(title, id), len(numbers)) for id, title in zip(ids, read_titles(catalogue, ids), strict=True)], dtype=np.int64
+    )
 
     boards = catalogue.boards()
     members: dict[str, list[int]] = {}
@@ -98,6 +99,13 @@ def read_signals(catalogue: Catalogue, features: Features) -> Signals:
     boarded = tuple(board.among(usable) for board in _groups(members))
     queried = tuple(query.among(usable) for query in _groups(asked))
     return Signals(np.flatnonzero(usable), keys, tuple(numbers), boarded, queried)
+
+
+def read_titles(catalogue: Catalogue, ids: Sequence[str]) -> list[str]:
+    """The titles of the features' rows; "" where there is none."""
+    rows = catalogue.items(["id", "title"])
+    named = dict(zip(rows["id"].to_pylist(), rows["title"].to_pylist(), strict=True))
+    return [named.get(id) or "" for id in ids]
 
 
 def _groups(rows: dict[str, list[int]]) -> tuple[Group, ...]:
