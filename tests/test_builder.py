@@ -26,7 +26,8 @@ SCRIPT = str(Path(toy_build.__file__))
 
 
 @pytest.fixture
-def shop(workspace: Any) -> Path:
+def shop(make_workspace: Any) -> Path:
+    workspace = make_workspace(align={"steps": 600})
     (workspace.tables / "items").write_text("one")
     return workspace.root
 
@@ -193,7 +194,7 @@ def test_one_writer_at_a_time(shop: Path) -> None:
 
 def test_twenty_kills_leave_what_an_undisturbed_run_leaves(shop: Path, tmp_path: Path) -> None:
     """kill -9 at random instants of a build; whatever is there then, a rerun ends with the same artefacts."""
-    calm = Workspace.create(tmp_path / "calm").root
+    calm = Workspace.create(tmp_path / "calm", Workspace.open(shop).config).root
     for root in (calm, shop):
         (root / "tables" / "items").write_text("one")
     run(calm)

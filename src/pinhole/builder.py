@@ -49,7 +49,8 @@ class Build:
 class Stage:
     """``run`` returns the figures for the manifest. Raise ``version`` when its code would write something else.
 
-    ``also`` says what else it reads: names of things outside the workspace, and a hash of each.
+    ``also`` says what else it reads: names of things outside the workspace, and a hash of each. It may raise
+    where one of them is not there.
     """
 
     name: str
@@ -105,7 +106,8 @@ def build(
     loop = _Loop(workspace, stages, track, log)
     with workspace.lock("pinhole build " + " ".join(names) if names else "pinhole build"):
         prints = {table: fingerprint(workspace, table) for table in dict.fromkeys(table for stage in wanted for table in stage.tables)}
-        return [loop.bring_up_to_date(stage, _recipe(workspace, stage, loop.current, prints)) for stage in wanted]
+        outside = {stage.name: stage.also(workspace) for stage in wanted}  # all of them first: what is wrong is said before hours of work
+        return [loop.bring_up_to_date(stage, _recipe(workspace, stage, loop.current, prints, outside[stage.name])) for stage in wanted]
 
 
 def closure(names: Sequence[str], stages: Mapping[str, Stage]) -> list[Stage]:
@@ -168,7 +170,7 @@ class _Loop:
 # -- recipes ------------------------------------------------------------------------------------
 
 
-def _recipe(workspace: Workspace, stage: Stage, inputs: Mapping[str, Artefact], prints: Mapping[str, str]) -> Recipe:
+def _recipe(workspace: Workspace, stage: Stage, inputs: Mapping[str, Artefact], prints: Mapping[str, str], outside: dict[str, str]) -> Recipe:
     settings = {
         f"{section}.{key}": value
         for section in stage.sections
@@ -180,7 +182,7 @@ def _recipe(workspace: Workspace, stage: Stage, inputs: Mapping[str, Artefact], 
         "inputs": {name: inputs[name].key for name in stage.needs},
         "settings": settings,
         "tables": {table: prints[table] for table in stage.tables},
-        "also": stage.also(workspace),
+        "also": outside,
     }
 
 

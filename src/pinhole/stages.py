@@ -72,8 +72,11 @@ def _encoders(workspace: Workspace) -> dict[str, str]:
 
 def _base_and_tools(workspace: Workspace) -> dict[str, str]:
     from pinhole.assistant.tools import Toolbox
+    from pinhole.graft.base import check_base
 
-    return {"the base's files": _stamps(workspace.config.graft.base), "the tools": digest(Toolbox().schemas)}
+    base = workspace.config.graft.base
+    check_base(base)
+    return {"the base's files": _stamps(base), "the tools": digest(Toolbox().schemas)}
 
 
 # -- what they do -------------------------------------------------------------------------------

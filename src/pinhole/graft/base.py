@@ -35,22 +35,22 @@ WHEELS = {
 }
 
 
+def check_base(spec: str) -> None:
+    """Raises :class:`UnknownName` where no base could be meant; fetches and reads nothing."""
+    scheme, colon, name = spec.partition(":")
+    if (scheme == "pypi" and name in WHEELS) or (scheme == "hf" and name) or Path(spec).is_dir():
+        return
+    known = ", ".join(f"pypi:{known}" for known in WHEELS)
+    raise UnknownName(f"unknown base `{spec}`", where="[graft] base", fix=f"known: {known}, hf:NAME, or a folder")
+
+
 def base_folder(spec: str) -> Path | str:
     """A folder (or hub name) that ``from_pretrained`` reads. Raises :class:`UnknownName` with those known."""
-    scheme, colon, name = spec.partition(":")
-    if colon and scheme == "pypi":
-        if name not in WHEELS:
-            raise UnknownName(
-                f"unknown base `{spec}`", where="[graft] base", fix=f"known: {', '.join('pypi:' + known for known in WHEELS)}, hf:NAME, or a folder"
-            )
-        return _converted(name, WHEELS[name])
-    if colon and scheme == "hf":
-        return name
+    check_base(spec)
+    scheme, _, name = spec.partition(":")
     if Path(spec).is_dir():
         return Path(spec)
-    raise UnknownName(
-        f"unknown base `{spec}`", where="[graft] base", fix=f"known: {', '.join('pypi:' + known for known in WHEELS)}, hf:NAME, or a folder"
-    )
+    return _converted(name, WHEELS[name]) if scheme == "pypi" else name
 
 
 def _converted(name: str, wheel: Wheel) -> Path:

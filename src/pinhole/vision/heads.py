@@ -110,8 +110,9 @@ class _Run:
         if config.drift:
             total = total + config.drift * drift(self._matrices(), self.begin)
         self.optimiser.zero_grad()
-        total.backward()
-        self.optimiser.step()
+        if total.requires_grad:  # else there is nothing to learn from: no titled picture, no board, no query
+            total.backward()
+            self.optimiser.step()
         self.step += 1
         with torch.no_grad():
             for mean, weight in zip(self.mean, self.heads.parameters(), strict=True):
