@@ -170,8 +170,11 @@ class _Room:
 def _blend(scorer: Scorer, asked: Sequence[Asking], gallery: np.ndarray, plain: bool, weight: float) -> np.ndarray:
     """(q, gallery): pictures plus ``weight`` × titles, no training in either."""
     side = scorer.items(gallery[[one.liked for one in asked]])
-    scores = scorer.scores(side, gallery) if plain else scorer.standardised(side, gallery, gallery)
-    return np.asarray(scores[1] + weight * scores[2])
+    block = scorer.block(gallery)
+    if plain:
+        return scorer.scores(side, block, "picture") + weight * scorer.scores(side, block, "title")
+    _, picture, title = scorer.standardised(side, block, block)
+    return np.asarray(picture + weight * title)
 
 
 def _recalls(columns: np.ndarray, weights: np.ndarray, base: np.ndarray, asked: Sequence[Asking]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

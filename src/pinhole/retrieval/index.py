@@ -118,10 +118,10 @@ class Searcher:
         self._encoders = (text_encoder, image_encoder)
         meta = self._open()
         self.weights = Weights.from_json(meta["weights"])
-        self._cohort = np.array(meta["cohort"], dtype=np.int64)
         self._learned, self._titles = Nearest.load(self.path / "learned.faiss"), Nearest.load(self.path / "titles.faiss")
         titled = np.flatnonzero(features.has_text & features.has_image)
         self._scorer = Scorer(features, space, learned_vectors(space, features), Bridge(titled, self.weights.bridge))
+        self._cohort = self._scorer.block(np.array(meta["cohort"], dtype=np.int64))
         there = set(catalogue.ids().to_pylist())  # items deleted since the build are found no more
         self._place = {id: row for row, id in enumerate(features.ids) if id in there}
         usable = features.has_image | features.has_text
@@ -253,12 +253,14 @@ class Searcher:
     def _parts(self, sides: dict[str, Side], columns: dict[str, float], words: dict[str, float], rows: np.ndarray) -> dict[str, np.ndarray]:
         """Each weighted column (rows,)."""
         most = 2 * len(rows) > len(self.features)  # then scoring all, as they lie, is cheaper than gathering
+        block = self._scorer.block(None if most else rows)
         parts = {}
         for side, vectors in sides.items():
-            found = self._scorer.standardised(vectors, None if most else rows, self._cohort)[:, 0]  # (columns, rows)
-            found = found[:, rows] if most else found
-            for name, values in zip(COLUMNS, found, strict=True):
-                parts[f"{side}.{name}"] = self._factor(side, name, columns) * values
+            factors = {name: self._factor(side, name, columns) for name in COLUMNS}
+            weighed = [name for name, factor in factors.items() if factor]
+            found = self._scorer.standardised(vectors, block, self._cohort, weighed)[:, 0]  # (columns, rows)
+            for name, values in zip(COLUMNS, found[:, rows] if most else found, strict=True):
+                parts[f"{side}.{name}"] = factors[name] * values
         if words:
             place = {self._place[id]: score / word_unit(len(self.features)) for id, score in words.items() if id in self._place}
             parts[WORDS] = columns[WORDS] * np.array([place.get(row, 0.0) for row in rows.tolist()], dtype=np.float32)

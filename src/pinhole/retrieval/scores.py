@@ -8,10 +8,12 @@ pictures. Knows nothing of weights, of filters or of which items are worth scori
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 
+from pinhole.retrieval.fusion import standardised
 from pinhole.vision.align import Space, unit
 from pinhole.vision.features import Features
 
@@ -31,6 +33,24 @@ class Side:
 
     def __len__(self) -> int:
         return len(self.learned)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some items' vectors, one row each."""
+
+    learned: np.ndarray
+    image: np.ndarray
+    """As the encoder gave them."""
+    title: np.ndarray
+    length: np.ndarray
+    """One over the length of the standardised picture."""
+    has_image: np.ndarray
+    has_text: np.ndarray
+
+    def has(self, column: str) -> np.ndarray:
+        """(rows,) bool: which of them have the vector that a column compares with."""
+        return {"learned": np.ones(len(self.length), dtype=bool), "picture": self.has_image, "title": self.has_text}[column]
 
 
 @dataclass(frozen=True)
@@ -79,7 +99,6 @@ class Scorer:
         self._bridge_titles = np.asarray(features.text[bridge.rows])
         # A picture's score is (raw − mean)/deviation · q over its length: kept as one number an item, so that the raw block is read as it lies.
         self._length = _lengths(features, space)
-        self._has_text = features.has_text
 
     def rebridged(self, shape: BridgeShape) -> Scorer:
         """The same with a bridge of another shape."""
@@ -104,31 +123,35 @@ class Scorer:
 
     # -- scores ---------------------------------------------------------------------------------
 
-    def scores(self, side: Side, rows: np.ndarray | None = None) -> np.ndarray:
-        """(columns, q, rows): cosines in the order of :data:`COLUMNS`. ``rows`` None is all of them, without a copy."""
-        learned = self.learned if rows is None else self.learned[rows]
-        image = self.features.image if rows is None else self.features.image[rows]
-        title = self.features.text if rows is None else self.features.text[rows]
-        length = self._length if rows is None else self._length[rows]
+    def block(self, rows: np.ndarray | None = None) -> Block:
+        """The vectors of some rows; None is all of them, as they lie."""
+        f = self.features
+        if rows is None:
+            return Block(self.learned, f.image, f.text, self._length, f.has_image, f.has_text)
+        return Block(self.learned[rows], f.image[rows], f.text[rows], self._length[rows], f.has_image[rows], f.has_text[rows])
+
+    def scores(self, side: Side, block: Block, column: str) -> np.ndarray:
+        """(q, rows): cosines of one of :data:`COLUMNS`."""
+        if column == "learned":
+            return side.learned @ block.learned.T
+        if column == "title":
+            return side.title @ block.title.T
         turned = side.picture / self.space.weights["picture.deviation"]
-        picture = (turned @ image.T - (turned @ self.space.weights["picture.mean"])[:, None]) * length
-        return np.stack([side.learned @ learned.T, picture, side.title @ title.T])
+        return np.asarray((turned @ block.image.T - (turned @ self.space.weights["picture.mean"])[:, None]) * block.length)
 
-    def standardised(self, side: Side, rows: np.ndarray | None, cohort: np.ndarray) -> np.ndarray:
-        """(columns, q, rows) by the cohort's mean and deviation; 0, the mean, where the item or the side lacks the vector."""
-        from pinhole.retrieval.fusion import standardised
+    def standardised(self, side: Side, block: Block, cohort: Block, columns: Collection[str] = COLUMNS) -> np.ndarray:
+        """(columns, q, rows) by the cohort's mean and deviation; 0, the mean, where the item or the side lacks the vector.
 
-        scores, base = self.scores(side, rows), self.scores(side, cohort)
-        has_image, has_text = self.features.has_image, self._has_text
-        known = {"learned": np.ones(len(has_text), dtype=bool), "picture": has_image, "title": has_text}
-        out = np.zeros(scores.shape, np.float32)
-        for column, name in enumerate(COLUMNS):
-            vectors = getattr(side, name)
-            stands = cohort[known[name][cohort]]
-            if len(stands) > 1:
-                values = standardised(scores[column], base[column][:, known[name][cohort]])
-                here = known[name] if rows is None else known[name][rows]
-                out[column] = values * here * (np.abs(vectors).max(1) > 0)[:, None]
+        A column that is not among ``columns`` is not computed, and 0.
+        """
+        out = np.zeros((len(COLUMNS), len(side), len(block.length)), np.float32)
+        for place, column in enumerate(COLUMNS):
+            stands = cohort.has(column)
+            given = np.abs(getattr(side, column)).max(1) > 0
+            if column in columns and given.any() and stands.sum() > 1:
+                scores = self.scores(side, block, column)
+                base = scores if cohort is block else self.scores(side, cohort, column)
+                out[place] = standardised(scores, base[:, stands]) * block.has(column) * given[:, None]
         return out
 
 

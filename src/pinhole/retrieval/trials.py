@@ -99,12 +99,14 @@ def without_twins(rows: np.ndarray, others: np.ndarray, pictures: np.ndarray, bl
 
 def text_columns(scorer: Scorer, vectors: np.ndarray, gallery: np.ndarray) -> np.ndarray:
     """(columns, q, gallery) of texts (q, text dim)."""
-    return scorer.standardised(scorer.words(vectors), gallery, gallery)
+    block = scorer.block(gallery)
+    return scorer.standardised(scorer.words(vectors), block, block)
 
 
 def like_columns(scorer: Scorer, asked: Sequence[Asking], gallery: np.ndarray) -> np.ndarray:
     """(columns, q, gallery) of liked items. The liked one is among the gallery: leave it out before ranking."""
-    return scorer.standardised(scorer.items(gallery[[one.liked for one in asked]]), gallery, gallery)
+    block = scorer.block(gallery)
+    return scorer.standardised(scorer.items(gallery[[one.liked for one in asked]]), block, block)
 
 
 def word_columns(texts: Sequence[str], titles: Sequence[str]) -> np.ndarray:
