@@ -44,6 +44,14 @@ def check_base(spec: str) -> None:
     raise UnknownName(f"unknown base `{spec}`", where="[graft] base", fix=f"known: {known}, hf:NAME, or a folder")
 
 
+def hugging_face() -> Any:
+    """``transformers``, without progress bars of its own: a stage shows one, and only on a terminal."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    return transformers
+
+
 def base_folder(spec: str) -> Path | str:
     """A folder (or hub name) that ``from_pretrained`` reads. Raises :class:`UnknownName` with those known."""
     check_base(spec)
@@ -71,14 +79,14 @@ def _converted(name: str, wheel: Wheel) -> Path:
 def _convert_gguf(file: Path, folder: Path) -> None:
     """GGUF → a bfloat16 safetensors checkpoint. ``save_pretrained`` refuses a GGUF-loaded model, so a fresh one takes the weights."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    hf = hugging_face()
     try:
         import gguf  # noqa: F401
     except ImportError:
         raise MissingDependency("the `gguf` package is not installed", where="[graft] base", fix="pip install pinhole-vlm[demo]") from None
-    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    loaded = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    tokenizer = hf.AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    loaded = hf.AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     settings = {key: value for key, value in loaded.config.to_dict().items() if key != "quantization_config"}
     fresh = type(loaded)(type(loaded.config).from_dict({**settings, "dtype": "bfloat16"})).to(torch.bfloat16)
     fresh.load_state_dict(loaded.state_dict())
@@ -88,12 +96,10 @@ def _convert_gguf(file: Path, folder: Path) -> None:
 
 def load_base(spec: str, dtype: Any) -> tuple[Any, Any]:
     """(causal LM, tokenizer). Raises :class:`UsageError` where the folder holds no causal LM with a chat template."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    folder = base_folder(spec)
+    hf, folder = hugging_face(), base_folder(spec)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        lm = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, attn_implementation="eager")
+        tokenizer = hf.AutoTokenizer.from_pretrained(folder)
+        lm = hf.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, attn_implementation="eager")
     except (OSError, ValueError) as error:
         raise UsageError(
             f"cannot load base `{spec}`: {str(error).splitlines()[0]}", where="[graft] base", fix="name a causal LM with safetensors weights"

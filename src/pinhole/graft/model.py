@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pinhole.errors import Corrupt, SpaceMismatch
+from pinhole.graft.base import hugging_face
 from pinhole.graft.projector import Projector
 from pinhole.graft.prompt import Message, Prompt, Prompter, Soft, ToolSchema, system
 from pinhole.workspace import read_json, write_json
@@ -89,13 +90,12 @@ class Graft(nn.Module):
 
     @classmethod
     def load(cls, folder: Path, dtype: torch.dtype | None = None) -> Graft:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
+        hf = hugging_face()
         meta = read_json(folder / "graft.json")
-        lm = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or best_dtype(), use_safetensors=True, attn_implementation="eager")
+        lm = hf.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or best_dtype(), use_safetensors=True, attn_implementation="eager")
         projector = Projector(**meta["projector"])
         missing, extra = projector.load_state_dict(load_file(folder / "projector.safetensors"), strict=False)
         if missing or extra:
             raise Corrupt(f"projector weights do not fit: missing {missing}, extra {extra}", where=str(folder), fix="run `pinhole build graft`")
-        graft = cls(lm, AutoTokenizer.from_pretrained(folder), projector, space=meta["space"], card=meta["card"], card_words=meta["card_words"])
+        graft = cls(lm, hf.AutoTokenizer.from_pretrained(folder), projector, space=meta["space"], card=meta["card"], card_words=meta["card_words"])
         return graft.eval().to("cuda" if torch.cuda.is_available() else "cpu")
