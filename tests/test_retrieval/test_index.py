@@ -194,6 +194,29 @@ def test_spaces_do_not_mix(shop: Shop, tmp_path: Path) -> None:
         shop.searcher(path=tmp_path)
 
 
+def test_a_killed_build_ends_with_the_index_of_an_undisturbed_one(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pinhole.vision.heads.CHECKPOINT_STEPS", 10)
+
+    class Killed(Exception):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        if done == 65:
+            raise Killed
+
+    def build(progress: Callable[[int, int], None]) -> None:
+        build_index(shop.toy.catalogue, shop.toy.features, shop.space, shop.toy.config, tmp_path, progress, asked=shop.toy.asked)
+
+    with pytest.raises(Killed):
+        build(stop)
+    seen: list[int] = []
+    build(lambda done, total: seen.append(done))
+    assert seen[0] == 61  # fold 0 is there whole, fold 1 goes on from its step 20
+    files = sorted(path.name for path in shop.path.iterdir())
+    assert files == ["index.json", "learned.faiss", "titles.faiss", "weights.json"] == sorted(path.name for path in tmp_path.iterdir())
+    assert all((tmp_path / name).read_bytes() == (shop.path / name).read_bytes() for name in files)
+
+
 def test_weights_were_learned_inside_the_training_part(shop: Shop) -> None:
     weights = {name: value for name, value in shop.figures.items() if name.startswith("weight.")}
     assert weights and all(value >= 0 for value in weights.values())

@@ -11,6 +11,7 @@ several threads. Knows nothing of conversations or of who asks.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -81,7 +82,9 @@ def build_index(
     kept = out / "weights.json"
     if not kept.exists():
         asked = asked or Asked.make(catalogue.queries()["text"].to_pylist(), features.text_encoder.spec, features.text_encoder.dim, out)
-        write_json(kept, learn(features, part, asked.of, titles, config, progress).as_json())
+        write_json(kept, learn(features, part, asked.of, titles, config, progress, out).as_json())
+    for folds in out.glob("fold-*"):
+        shutil.rmtree(folds)
     weights = Weights.from_json(read_json(kept))
     usable, titled = np.flatnonzero(features.has_image | features.has_text), np.flatnonzero(features.has_text)
     learned = learned_vectors(space, features)

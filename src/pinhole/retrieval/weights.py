@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -65,9 +66,13 @@ def learn(
     titles: Sequence[str],
     config: Config,
     progress: Callable[[int, int], None] | None = None,
+    folder: Path | None = None,
 ) -> Weights:
-    """Weights from ``signals`` (a training part). ``asked`` gives query texts' vectors, ``titles`` (n,) are the items'."""
-    folds = [Fold(features, signals, asked, config, number, progress) for number in range(FOLDS)]
+    """Weights from ``signals`` (a training part). ``asked`` gives query texts' vectors, ``titles`` (n,) are the items'.
+
+    With a ``folder`` the folds' trainings checkpoint there and resume from there.
+    """
+    folds = [Fold(features, signals, asked, config, number, progress, folder) for number in range(FOLDS)]
     shape = best_shape(features, signals, asked, config, folds[0].pictures)
     questions: dict[str, list[Answered]] = {kind: [] for kind in KINDS}
     for fold in folds:
@@ -92,7 +97,8 @@ class Fold:
         asked: Callable[[Sequence[str]], np.ndarray],
         config: Config,
         number: int,
-        progress: Callable[[int, int], None] | None,
+        progress: Callable[[int, int], None] | None = None,
+        folder: Path | None = None,
     ) -> None:
         from pinhole.vision.heads import fit
 
@@ -104,7 +110,10 @@ class Fold:
             if progress is not None:
                 progress(number * steps + done, FOLDS * steps)
 
-        self.space = fit(features, inside, vectors, config.align, progress=counted).space
+        kept = folder / f"fold-{number}" if folder else None
+        if kept is not None:
+            kept.mkdir(exist_ok=True)
+        self.space = fit(features, inside, vectors, config.align, folder=kept, progress=counted).space
         self.pictures = self.space.picture(np.asarray(features.image))
         _, self.trials = inner_trials(features, signals, config.catalogue, number, self.pictures, config.align.seed)
         self.texts = asked([one.text for one in self.trials.text])
