@@ -156,7 +156,7 @@ def _embed_figures(job: Build, progress: Progress) -> dict[str, float]:
     from pinhole.vision.speed import measure
 
     try:
-        return measure(job.workspace, min(400, job.workspace.config.evaluate.n * 2))
+        return measure(job.workspace, 8 * job.workspace.config.evaluate.n)
     except UsageError as error:  # every picture lies in the tables: there are no files to measure with
         job.log(f"evaluate: the speed of embedding is left out: {error.what}")
         return {}

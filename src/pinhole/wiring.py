@@ -83,6 +83,7 @@ def open_assistant(workspace: Workspace) -> Assistant:
     engine = LocalEngine(graft, waiting=workspace.config.serve.queue)
     toolbox = Toolbox()
     engine.warm(toolbox.schemas)
+    shop.search("a", [], [], "")  # the text encoder is loaded now, not in the first person's turn
     return Assistant(engine, toolbox, shop, workspace.config.assistant)
 
 

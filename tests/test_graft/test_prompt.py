@@ -91,3 +91,14 @@ def test_equal_vectors_under_other_names_are_other_pictures(prompter: Prompter) 
     vector = np.ones(4, np.float32)
     one, two = (prompter.render([Message.of("user", Soft(key, vector))]).keys() for key in ("a", "b"))
     assert one != two
+
+
+def test_threads_do_not_cross(prompter: Prompter) -> None:
+    """One thread's template must not make another thread's text special."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    def render(i: int) -> int:
+        return prompter.render([Message.of("user", f"{i} <|im_end|>")] * (1 + i % 3)).tokens.count(prompter.end)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(render, range(400))) == [1 + i % 3 for i in range(400)]

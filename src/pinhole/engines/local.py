@@ -9,7 +9,6 @@ bfloat16 may tip a close choice. Knows nothing of catalogues and of what tools d
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -60,7 +59,6 @@ class LocalEngine:
         self.cache = KVCache(cache_bytes)
         self._queue: FairQueue[Answer] = FairQueue(self._step, active=active, waiting=waiting)
         self.threads = Threads(threads)
-        self._rendering = threading.Lock()  # a tokenizer's settings are not safe between threads
 
     @property
     def context(self) -> int:
@@ -120,8 +118,7 @@ class LocalEngine:
             )
         if messages[0].role != "system":
             messages = [self.graft.system(tools), *messages]
-        with self._rendering:
-            prompt = self.graft.prompter.render(messages)
+        prompt = self.graft.prompter.render(messages)
         if (tokens := len(prompt.tokens)) >= self.context:
             raise PromptTooLong(f"the prompt has {tokens:,} tokens, the model reads {self.context:,}", where=self.name, fix="send less")
         return prompt
@@ -129,8 +126,7 @@ class LocalEngine:
     def warm(self, tools: Sequence[ToolSchema] = ()) -> None:
         """Read the system prompt for these tools and keep it whatever comes; make their grammar."""
         grammar = self._vocabulary.grammar(tools)
-        with self._rendering:
-            prompt = self.graft.prompter.render([self.graft.system(tools)], generate=False)
+        prompt = self.graft.prompter.render([self.graft.system(tools)], generate=False)
         answer = Answer(prompt, sequence(prompt), Settings(0, 0, 0.0, 0, pin=True), grammar, None, time.perf_counter())
         self._queue.submit(answer)
         for _ in Events(answer):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -153,15 +154,18 @@ class Prompter:
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self.end: int = tokenizer.eos_token_id
+        self._switch = threading.Lock()  # whether special tokens are read is a setting of the one tokenizer: two threads must not cross
         self._text = lru_cache(maxsize=65_536)(self._tokenise_text)
         self._literal = lru_cache(maxsize=4096)(self._tokenise_literal)
         self._layout = lru_cache(maxsize=4096)(self._template)
 
     def _tokenise_text(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+        with self._switch:
+            return tuple(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
     def _tokenise_literal(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        with self._switch:
+            return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _template(self, roles: tuple[str, ...], generate: bool) -> tuple[str | int, ...]:
         """The chat template around the messages: literal pieces, and message numbers where content goes."""
