@@ -24,7 +24,7 @@ demo: $(STAMP)  ## the whole way on a real catalogue, then serve it; ARGS="--qui
 	@$(BIN)/pinhole demo $(ARGS)
 
 test: $(STAMP)  ## run the tests; ARGS="tests/test_config.py -k unknown" is passed on
-	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(or $(ARGS),-n 2)
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(or $(ARGS),-n 2 --dist loadfile)
 
 check: $(STAMP)  ## lint, formatting, types, and the rule of imports
 	@$(BIN)/ruff check .

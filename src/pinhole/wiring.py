@@ -6,6 +6,7 @@ command pays for what it uses. Everything opened here is of one embedding space 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -124,7 +125,8 @@ def serve(workspace: Workspace, console: Console, *, host: str | None = None, po
     listen(*place).close()
     console.say("opening the assistant …")
     app = create_app(open_assistant(workspace), open_catalogue(workspace), config=workspace.config)
-    run(app, *place, ready=lambda address: console.say(f"serving {address} (Ctrl-C stops)"))
+    with contextlib.suppress(KeyboardInterrupt):  # the way to end it
+        run(app, *place, ready=lambda address: console.say(f"serving {address} (Ctrl-C stops)"))
 
 
 def chat(workspace: Workspace, console: Console) -> None:
