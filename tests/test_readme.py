@@ -38,7 +38,7 @@ def test_ten_lines_of_python(folder: Path, capsys: pytest.CaptureFixture[str]) -
     with inside(folder):
         exec(compile(PYTHON.replace('open("demo")', 'open("shop")'), "README.md", "exec"), {})
     out = capsys.readouterr().out
-    assert len(re.findall(r"^\S+/\S+ -?\d\.\d+$", out, re.MULTILINE)) == 5 and "Finished(" in out
+    assert len(re.findall(r"^\S+/\S+ -?\d+\.\d+$", out, re.MULTILINE)) == 5 and "Finished(" in out
 
 
 @pytest.mark.slow

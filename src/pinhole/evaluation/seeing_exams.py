@@ -102,7 +102,9 @@ def probe(world: World, asked: Sequence[Lesson]) -> float:
     train = [i for i in world.train if world.pictures[i].category in kinds]
     held = [world.at[lesson.expect["items"][0]] for lesson in asked]
     scaler = StandardScaler().fit(world.vectors[train])
-    classifier = LogisticRegressionCV(Cs=np.logspace(-5, -2, 4), cv=3, max_iter=200, l1_ratios=(0,), scoring="accuracy", use_legacy_attributes=False)
+    classifier = LogisticRegressionCV(
+        Cs=np.logspace(-5, -2, 4), cv=3, max_iter=2000, tol=1e-3, l1_ratios=(0,), scoring="accuracy", use_legacy_attributes=False
+    )
     classifier.fit(scaler.transform(world.vectors[train]), [world.pictures[i].category for i in train])
     return float(classifier.score(scaler.transform(world.vectors[held]), [lesson.answer for lesson in asked]))
 
