@@ -218,9 +218,11 @@ def test_a_port_in_use_is_said_before_anything_is_loaded(shop: Path, capsys: pyt
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert run(["serve", "--port", str(port)]) == 1
-    err = capsys.readouterr().err
-    assert err.startswith("error: ") and str(port) in err and "--port" in err
+        for command in ("serve", "demo"):
+            assert run([command, "--port", str(port), "-w", str(shop / "new" if command == "demo" else shop)]) == 1
+            err = capsys.readouterr().err
+            assert err.startswith("error: ") and str(port) in err and "--port" in err
+    assert not (shop / "new").exists()
 
 
 # -- parts --------------------------------------------------------------------------------------
@@ -256,6 +258,16 @@ def test_a_demo_of_another_size_changes_only_its_own_settings(tmp_path: Path) ->
         opened, new = demo.workspace(tmp_path / "demo", size)
         expected = parse({**demo.SIZES[size], "index": {"flat_below": 7}}, where=size)
         assert not new and opened.config == expected
+
+
+def test_the_demo_leaves_a_catalogue_of_your_own_alone(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (shop / "items.jsonl").write_text(ITEMS)
+    assert run(["ingest", "items", "items.jsonl"]) == 0
+    before = (shop / "pinhole.toml").read_text()
+    capsys.readouterr()
+    assert run(["demo", "--quick", "--no-serve", "-w", str(shop)]) == 2
+    assert "a catalogue of its own" in capsys.readouterr().err
+    assert (shop / "pinhole.toml").read_text() == before
 
 
 def test_a_second_writer_hears_who_holds_the_workspace(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,12 +57,15 @@ def demo(
 
     if quick and full:
         raise UsageError("--quick and --full exclude each other", fix="take one, or neither for the default")
+    if not no_serve:  # a port in use is said now, not at the end of half an hour
+        from pinhole import wiring
+        from pinhole.config import ServeConfig
+
+        wiring.check_place(ServeConfig(), port=port)
     console = Console(as_json)
     opened, answer = steps.run(workspace, "quick" if quick else "full" if full else "default", console)
     console.result(answer.value, answer.lines)
     if not no_serve:
-        from pinhole import wiring
-
         wiring.serve(opened, console, port=port)
 
 

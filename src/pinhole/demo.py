@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pinhole import config as configuration
-from pinhole import tasks
+from pinhole import tasks, wiring
 from pinhole.console import Console
+from pinhole.errors import UsageError
 from pinhole.meter import Meter
 from pinhole.tasks import Answer
-from pinhole.workspace import Workspace
+from pinhole.workspace import Workspace, write_json
 
 Size = Literal["quick", "default", "full"]
 
 SAMPLE = "openclipart"
 FOLDER = Path("demo")
+MARK = "demo.json"  # lies in a workspace that the demo made
 
 # What differs from the defaults of pinhole.toml, by size.
 SIZES: dict[Size, dict[str, dict[str, Any]]] = {
@@ -45,13 +47,19 @@ def run(folder: Path | None, size: Size, console: Console) -> tuple[Workspace, A
     root = folder or (Path(os.environ["PINHOLE_WORKSPACE"]) if os.environ.get("PINHOLE_WORKSPACE") else FOLDER)
     opened, made = workspace(root, size)
     console.say(f"{'made' if made else 'using'} the workspace {root} ({size})")
+    fetched = SAMPLE not in tasks.samples(opened)
     with Meter() as meter:
-        if SAMPLE not in tasks.samples(opened):
+        if fetched:
             for line in tasks.sample(opened, SAMPLE, console).lines:
                 console.say(line)
     built = tasks.build(opened, [], console)
     report = tasks.report(opened, console)
-    cost = {"action": "", "reason": "", "seconds": round(meter.seconds, 2), "peak_memory_gb": round(meter.peak_bytes / 1e9, 3)}
+    cost = {
+        "action": "built" if fetched else "fresh",
+        "reason": "",
+        "seconds": round(meter.seconds, 2),
+        "peak_memory_gb": round(meter.peak_bytes / 1e9, 3),
+    }
     value = {"demo": size, "wall_s": round(time.perf_counter() - started, 1), "report": report.value["report"], **built.value}
     value["stages"] = {"sample": cost, **value["stages"]}
     value["peak_memory_gb"] = max(stage["peak_memory_gb"] for stage in value["stages"].values())
@@ -63,12 +71,18 @@ def run(folder: Path | None, size: Size, console: Console) -> tuple[Workspace, A
 def workspace(root: Path, size: Size) -> tuple[Workspace, bool]:
     """The demo's workspace with the settings of ``size``, and whether it was made just now.
 
-    In a workspace that exists, only the settings named in :data:`SIZES` are touched: they go to what
-    ``size`` says. Raises what :meth:`Workspace.open` raises.
+    In a workspace that exists, only the settings named in :data:`SIZES` are touched: they go to what ``size``
+    says. Raises what :meth:`Workspace.open` raises, and :class:`UsageError` where it holds somebody's own catalogue.
     """
     if not (root / "pinhole.toml").exists():
-        return Workspace.create(root, configuration.parse(SIZES[size], where=f"demo --{size}")), True
+        made = Workspace.create(root, configuration.parse(SIZES[size], where=f"demo --{size}"))
+        write_json(root / MARK, {"sample": SAMPLE})
+        return made, True
     opened = Workspace.open(root)
+    own = not (root / MARK).exists() and SAMPLE not in tasks.samples(opened)
+    if own and wiring.open_catalogue(opened).count("items"):
+        fix = "name another folder with -w, or run `pinhole build` for this one"
+        raise UsageError("this workspace holds a catalogue of its own, and the demo would add to it", where=str(root), fix=fix)
     settings = _settings(opened, size)
     return (opened.change(settings) if settings else opened), False
 

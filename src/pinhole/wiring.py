@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pinhole.config import ServeConfig
 from pinhole.console import Console
 from pinhole.errors import MissingArtefact, PinholeError, WorkspaceError
 from pinhole.workspace import Artefact, Workspace
@@ -115,14 +116,22 @@ def thumbnails(workspace: Workspace) -> Callable[[str], bytes | None]:
     return thumbnail
 
 
-def serve(workspace: Workspace, console: Console, *, host: str | None = None, port: int | None = None) -> None:
-    """Serve until Ctrl-C. The port is taken first, so that one in use is said before the model is loaded."""
-    from pinhole.server.app import create_app
-    from pinhole.server.listen import listen, run
+def check_place(settings: ServeConfig, host: str | None = None, port: int | None = None) -> tuple[str, int]:
+    """Where to listen. Raises where it is taken or cannot be had, before anything slow is begun."""
+    from pinhole.server.listen import listen
 
-    settings = workspace.config.serve
     place = (settings.host if host is None else host, settings.port if port is None else port)
     listen(*place).close()
+    return place
+
+
+def serve(workspace: Workspace, console: Console, *, host: str | None = None, port: int | None = None) -> None:
+    """Serve until Ctrl-C."""
+    from pinhole.server.app import create_app
+    from pinhole.server.listen import run
+
+    place = check_place(workspace.config.serve, host, port)
+    workspace.need("graft")
     console.say("opening the assistant …")
     app = create_app(open_assistant(workspace), open_catalogue(workspace), config=workspace.config)
     with contextlib.suppress(KeyboardInterrupt):  # the way to end it
@@ -135,5 +144,6 @@ def chat(workspace: Workspace, console: Console) -> None:
 
     from pinhole.server.terminal import chat as converse
 
+    workspace.need("graft")
     console.say("opening the assistant …")
     converse(open_assistant(workspace), open_catalogue(workspace), Terminal(stderr=True))
