@@ -2,7 +2,8 @@
 
     make demo ARGS="--no-serve --json" | python tests/readme_figures.py
 
-Reads the last line of its input, which may also be what `pinhole build --json` printed. The table is nothing but that file put into words; a test compares the two.
+Reads the last line of its input, which may also be what `pinhole build --json` printed. The table is nothing but that file put
+into words; a test compares the two.
 """
 
 from __future__ import annotations
