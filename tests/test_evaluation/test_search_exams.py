@@ -52,15 +52,23 @@ def test_the_ratio_is_resampled_by_cluster() -> None:
     draw = np.random.default_rng(0)
     asked = [Asking(np.array([1]), text=f"q{number % 50}") for number in range(400)]
     base = draw.random(400) * 0.4
-    results = Results()
-    results.add(asked, 100, base + 0.1, base, base, 0.5)
+    results = Results({"tuned": (base + 0.1).tolist(), "base": base.tolist()}, [0.1] * 400, [one.text for one in asked], [0.5])
     figures = results.figures("x", seed=0)
     assert figures["x.clusters"] == 50 and figures["x.n"] == 400
     assert figures["x.ratio"] == pytest.approx((base + 0.1).mean() / base.mean())
     assert figures["x.ratio.low"] < figures["x.ratio"] < figures["x.ratio.high"]
-    assert figures["x.chance"] == pytest.approx(0.1)
     assert results.figures("x", seed=0) == figures
     assert Results().figures("y", seed=0) == {"y.n": 0}
+
+
+def test_chance_is_what_guessing_finds() -> None:
+    draw, asked = np.random.default_rng(0), [Asking(np.arange(12)), Asking(np.array([3, 4]))]
+    results = Results()
+    results.add(asked, 60, 0.5, tuned=np.zeros((2, 60)), base=np.zeros((2, 60)))
+    guessed = Results()
+    for _ in range(400):
+        guessed.add(asked, 60, 0.5, tuned=draw.random((2, 60)))
+    assert np.mean(guessed.recalls["tuned"]) == pytest.approx(np.mean(results.chance), rel=0.1)
 
 
 def test_nothing_held_out_is_asked_twice(toy: Toy, tmp_path: Path) -> None:

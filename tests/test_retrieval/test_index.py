@@ -213,7 +213,11 @@ def test_a_killed_build_ends_with_the_index_of_an_undisturbed_one(shop: Shop, tm
     build(lambda done, total: seen.append(done))
     assert seen[0] == 61  # fold 0 is there whole, fold 1 goes on from its step 20
     files = sorted(path.name for path in shop.path.iterdir())
-    assert files == ["index.json", "learned.faiss", "titles.faiss", "weights.json"] == sorted(path.name for path in tmp_path.iterdir())
+    assert (
+        files
+        == ["index.json", "learned.faiss", "memory.safetensors", "titles.faiss", "weights.json"]
+        == sorted(path.name for path in tmp_path.iterdir())
+    )
     assert all((tmp_path / name).read_bytes() == (shop.path / name).read_bytes() for name in files)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pinhole.retrieval.scores import Bridge, BridgeShape
+from pinhole.retrieval.scores import Bridge, BridgeShape, memory
 from pinhole.retrieval.trials import draw_trials, without_twins, word_columns
 from pinhole.vision.align import unit
 from pinhole.vision.signals import read_signals
@@ -53,7 +53,20 @@ def test_a_bridge_stands_on_the_nearest_titles(toy: Toy) -> None:
 
     rows = np.flatnonzero(toy.features.has_text & toy.features.has_image)
     pictures = unit(toy.features.image[rows])
-    found = Bridge(rows, BridgeShape(5, 0.1))(encode(["boat"]), toy.features, pictures)
+    found = Bridge(toy.features.text[rows], pictures, BridgeShape(5, 0.1))(encode(["boat"]))
     mean = {kind: unit(pictures[[toy.kinds[toy.features.ids[row]] == kind for row in rows]].mean(0)) for kind in ("boat", "lemon")}
     assert found[0] @ mean["boat"] > found[0] @ mean["lemon"]
-    assert not Bridge(rows[:0], BridgeShape())(encode(["boat"]), toy.features, pictures[:0]).any()
+    assert not Bridge(toy.features.text[:0], pictures[:0], BridgeShape())(encode(["boat"])).any()
+
+
+def test_the_memory_knows_the_training_part_only(toy: Toy) -> None:
+    part, held = read_signals(toy.catalogue, toy.features).part(toy.config.catalogue)
+    learned = unit(np.random.default_rng(0).standard_normal((len(toy.features), 8)))
+    known = memory(toy.features, part, toy.asked.of([query.key for query in part.queries]), learned)
+    titled = [row for row in part.items if toy.features.has_text[row] and toy.features.has_image[row]]
+    assert known.texts.shape[0] == known.vectors.shape[0] == len(titled) + len(part.queries)
+    assert not any(np.array_equal(known.vectors[place], learned[row]) for row in held.items for place in range(len(titled)))
+    changed = learned.copy()
+    changed[held.items] = 0
+    again = memory(toy.features, part, toy.asked.of([query.key for query in part.queries]), changed)
+    assert np.array_equal(again.vectors, known.vectors)

@@ -4,7 +4,8 @@
 by their pictures alone. Base is the bridge: the training titles nearest to the query, the mean of their
 pictures, the pictures nearest to that. ``boards``: one item of a new board, the others are right; base
 is the best blend of picture and title vectors. ``search.with_titles``: the same queries where items
-show their titles; base is plain search in the titles' vectors.
+show their titles; base is plain search in the titles' vectors. ``learned`` is the learned column by itself (heads and
+memory), ``heads`` the two heads without the memory, ``weight`` the learned column's share of all fusion weight.
 
 Whatever is chosen (the bridge's shape, the blend, the weights) was chosen inside the training part.
 Pictures that training saw almost alike are left out of the gallery. More than one split trains align
@@ -21,10 +22,10 @@ import numpy as np
 
 from pinhole.config import Config
 from pinhole.retrieval.fusion import recall_at
-from pinhole.retrieval.scores import Bridge, Scorer
+from pinhole.retrieval.scores import Scorer
 from pinhole.retrieval.trials import Asking, held_trials, inner_trials, like_columns, text_columns, word_columns
-from pinhole.retrieval.weights import CHOICE_FOLDS, Weights, learn
-from pinhole.vision.align import Asked, Space, learned_vectors
+from pinhole.retrieval.weights import CHOICE_FOLDS, Weights, learn, scorers
+from pinhole.vision.align import Asked, Space
 from pinhole.vision.features import Features
 from pinhole.vision.signals import Signals, read_signals, read_titles
 
@@ -41,43 +42,40 @@ Progress = Callable[[int, int], None]
 class Results:
     """Recalls of one exam over all splits, and what each trial belongs to (resampled together)."""
 
-    tuned: list[float] = field(default_factory=list)
-    base: list[float] = field(default_factory=list)
-    learned: list[float] = field(default_factory=list)
+    recalls: dict[str, list[float]] = field(default_factory=dict)
+    """``tuned``, ``base`` and parts of the tuned score by themselves, one value a trial."""
     chance: list[float] = field(default_factory=list)
     cluster: list[str] = field(default_factory=list)
     weight: list[float] = field(default_factory=list)
 
-    def add(self, asked: Sequence[Asking], gallery: int, tuned: np.ndarray, base: np.ndarray, learned: np.ndarray, weight: float) -> None:
-        self.tuned += tuned.tolist()
-        self.base += base.tolist()
-        self.learned += learned.tolist()
+    def add(self, asked: Sequence[Asking], gallery: int, weight: float, **scores: np.ndarray) -> None:
+        """One split's trials: (q, gallery) scores of each way of ranking, and the learned column's share of all weight."""
+        for name, values in scores.items():
+            self.recalls.setdefault(name, []).extend(_recall(values, asked).tolist())
         self.chance += [min(K, gallery) * len(one.right) / max(gallery, 1) / min(K, len(one.right)) for one in asked]
         self.cluster += [one.board or one.text for one in asked]
         self.weight.append(weight)
 
     def figures(self, key: str, seed: int) -> dict[str, float]:
         """Flat figures; the interval of the ratio is a paired bootstrap over queries (boards)."""
-        n = len(self.tuned)
+        n = len(self.cluster)
         if not n:
             return {f"{key}.n": 0}
         out: dict[str, float] = {f"{key}.n": n, f"{key}.clusters": len(set(self.cluster))}
-        drawn = _bootstrap(np.array([self.tuned, self.base, self.learned]), self.cluster, seed)
-        for place, name in enumerate(("tuned", "base", "learned")):
-            low, high = np.quantile(drawn[place], (0.025, 0.975))
-            out |= {
-                f"{key}.{name}": float(np.mean(getattr(self, name))),
-                f"{key}.{name}.n": n,
-                f"{key}.{name}.low": float(low),
-                f"{key}.{name}.high": float(high),
-            }
-        out |= {f"{key}.{end}": out[f"{key}.tuned.{end}"] for end in ("low", "high")}
+        drawn = dict(zip(self.recalls, _bootstrap(np.array(list(self.recalls.values())), self.cluster, seed), strict=True))
+        for name, values in self.recalls.items():
+            out |= {f"{key}.{name}": float(np.mean(values)), f"{key}.{name}.n": n, **_ends(f"{key}.{name}", drawn[name])}
+        out |= _ends(key, drawn["tuned"])
         out |= {f"{key}.chance": float(np.mean(self.chance)), f"{key}.weight": float(np.mean(self.weight))}
         if out[f"{key}.base"] > 0:
-            low, high = np.quantile(drawn[0] / np.maximum(drawn[1], 1e-9), (0.025, 0.975))
             ratio = out[f"{key}.tuned"] / out[f"{key}.base"]
-            out |= {f"{key}.ratio": ratio, f"{key}.ratio.n": n, f"{key}.ratio.low": float(low), f"{key}.ratio.high": float(high)}
+            out |= {f"{key}.ratio": ratio, f"{key}.ratio.n": n, **_ends(f"{key}.ratio", drawn["tuned"] / np.maximum(drawn["base"], 1e-9))}
         return out
+
+
+def _ends(key: str, drawn: np.ndarray) -> dict[str, float]:
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return {f"{key}.low": float(low), f"{key}.high": float(high)}
 
 
 def search_exams(
@@ -127,17 +125,16 @@ class _Room:
     def __init__(self, features: Features, space: Space, weights: Weights, part: Signals, held: Signals, asked: Asked, titles: Sequence[str]) -> None:
         self.features, self.weights, self.part, self.asked, self.titles = features, weights, part, asked, titles
         self.pictures = space.picture(np.asarray(features.image))
-        bridge = Bridge(part.items[(features.has_image & features.has_text)[part.items]], weights.bridge)
-        self.open = Scorer(features, space, learned_vectors(space, features), bridge)
-        self.blind = Scorer(features, space, learned_vectors(space, features, titles=False), bridge)
+        self.open, self.blind = scorers(features, space, part, asked.of([query.key for query in part.queries]), weights.bridge)
         self.trials = held_trials(features, part, held, self.pictures)
 
     def seen(self, results: Results) -> None:
         asked, gallery = self.trials.text, self.trials.gallery
         if asked:
-            columns = text_columns(self.blind, self.asked.of([one.text for one in asked]), gallery)[:2]
-            weights = self.weights.array("seen")
-            results.add(asked, len(gallery), *_recalls(columns, weights, columns[1], asked), _share(weights))
+            vectors = self.asked.of([one.text for one in asked])
+            columns, weights = text_columns(self.blind, vectors, gallery)[:2], self.weights.array("seen")
+            heads = self.blind.space.query_vectors(vectors) @ self.blind.learned[gallery].T
+            results.add(asked, len(gallery), _share(weights), tuned=_fused(columns, weights), base=columns[1], learned=columns[0], heads=heads)
 
     def titled(self, results: Results) -> None:
         asked, gallery = self.trials.text, self.trials.gallery
@@ -147,14 +144,14 @@ class _Room:
             columns = np.concatenate([text_columns(self.open, vectors, gallery), word_columns(texts, [self.titles[row] for row in gallery])[None]])
             base = np.where(self.features.has_text[gallery], vectors @ self.features.text[gallery].T, -1.0)
             weights = self.weights.array("text")
-            results.add(asked, len(gallery), *_recalls(columns, weights, base, asked), _share(weights))
+            results.add(asked, len(gallery), _share(weights), tuned=_fused(columns, weights), base=base, learned=columns[0])
 
     def like(self, results: Results, config: Config) -> None:
         asked, gallery = self.trials.like, self.trials.gallery
         if asked:
             columns, weights = like_columns(self.open, asked, gallery), self.weights.array("like")
             base = _blend(self.open, asked, gallery, *self._best_blend(config))
-            results.add(asked, len(gallery), *_recalls(columns, weights, base, asked), _share(weights))
+            results.add(asked, len(gallery), _share(weights), tuned=_fused(columns, weights), base=base, learned=columns[0])
 
     def _best_blend(self, config: Config) -> tuple[bool, float]:
         """Standardised or plain cosines, and the titles' weight: the best on inner boards of the training part."""
@@ -177,10 +174,8 @@ def _blend(scorer: Scorer, asked: Sequence[Asking], gallery: np.ndarray, plain: 
     return np.asarray(picture + weight * title)
 
 
-def _recalls(columns: np.ndarray, weights: np.ndarray, base: np.ndarray, asked: Sequence[Asking]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Recall of the fused score, of the base, of the learned column alone."""
-    fused = np.einsum("cqn,c->qn", columns, weights)
-    return _recall(fused, asked), _recall(base, asked), _recall(columns[0], asked)
+def _fused(columns: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return np.asarray(np.einsum("cqn,c->qn", columns, weights))
 
 
 def _recall(scores: np.ndarray, asked: Sequence[Asking]) -> np.ndarray:

@@ -3,6 +3,7 @@
     index.json         identities of the space and the features, fusion weights, cohort; written last
     learned.faiss      the learned vectors of all items
     titles.faiss       the text vectors of those that have a title
+    memory.safetensors texts of the training part and the learned vectors they lead to
 
 Up to ``EXACT`` items (the whole catalogue, or what a filter leaves) are all scored; above it only
 candidates are: nearest in the learned space, nearest titles, best by full text. Reads may come from
@@ -22,14 +23,14 @@ import numpy as np
 
 from pinhole.errors import Corrupt, MissingArtefact, SpaceMismatch, UsageError
 from pinhole.retrieval.nearest import Nearest
-from pinhole.retrieval.scores import COLUMNS, Bridge, Scorer, Side
+from pinhole.retrieval.scores import COLUMNS, Bridge, BridgeShape, Scorer, Side, memory, picture_bridge
 from pinhole.retrieval.trials import word_unit
 from pinhole.retrieval.weights import KINDS, UNLIKE, WORDS, WORDS_LEAST, Weights, learn
 from pinhole.vision.align import Asked, Space, learned_vectors
 from pinhole.vision.encoders.base import ImageEncoder, TextEncoder
 from pinhole.vision.features import Features
 from pinhole.vision.images import MAX_PIXELS
-from pinhole.workspace import digest, read_json, write_json
+from pinhole.workspace import digest, read_json, write_atomic, write_json
 
 if TYPE_CHECKING:
     from pinhole.catalogue.store import Catalogue
@@ -73,6 +74,8 @@ def build_index(
     ``asked`` are the query texts' vectors that ``align`` left beside the space (None encodes them again). Returns figures for the manifest. Raises
     :class:`SpaceMismatch` where the features come from other encoders than the space.
     """
+    from safetensors.numpy import save
+
     from pinhole.vision.signals import read_signals, read_titles
 
     space.check_features(features)
@@ -80,14 +83,16 @@ def build_index(
     titles = read_titles(catalogue, features.ids)
     catalogue.refresh_text_index()
     kept = out / "weights.json"
+    asked = asked or Asked.make(catalogue.queries()["text"].to_pylist(), features.text_encoder.spec, features.text_encoder.dim, out)
     if not kept.exists():
-        asked = asked or Asked.make(catalogue.queries()["text"].to_pylist(), features.text_encoder.spec, features.text_encoder.dim, out)
         write_json(kept, learn(features, part, asked.of, titles, config, progress, out).as_json())
     for folds in out.glob("fold-*"):
         shutil.rmtree(folds)
     weights = Weights.from_json(read_json(kept))
     usable, titled = np.flatnonzero(features.has_image | features.has_text), np.flatnonzero(features.has_text)
     learned = learned_vectors(space, features)
+    known = memory(features, part, asked.of([query.key for query in part.queries]), learned)
+    write_atomic(out / "memory.safetensors", save({"texts": known.texts, "vectors": known.vectors}))
     Nearest.build(learned[usable], usable, config.index).save(out / "learned.faiss")
     Nearest.build(features.text[titled], titled, config.index).save(out / "titles.faiss")
     cohort = np.sort(np.random.default_rng(0).choice(usable, min(COHORT, len(usable)), replace=False))
@@ -95,6 +100,17 @@ def build_index(
     write_json(out / "index.json", meta)
     figures = {f"weight.{kind}.{name}": value for kind, columns in weights.kinds.items() for name, value in columns.items()}
     return {"items": len(usable), "titles": len(titled), **{f"questions.{kind}": count for kind, count in weights.questions.items()}, **figures}
+
+
+def _load_memory(path: Path) -> Bridge:
+    from safetensors.numpy import load
+
+    try:
+        found = load((path / "memory.safetensors").read_bytes())
+        return Bridge(found["texts"], found["vectors"], BridgeShape())
+    except Exception as error:
+        where, fix = str(path / "memory.safetensors"), "delete the folder and run `pinhole build index`"
+        raise Corrupt(f"cannot be read: {error}", where=where, fix=fix) from None
 
 
 # -- searching ----------------------------------------------------------------------------------
@@ -122,8 +138,8 @@ class Searcher:
         meta = self._open()
         self.weights = Weights.from_json(meta["weights"])
         self._learned, self._titles = Nearest.load(self.path / "learned.faiss"), Nearest.load(self.path / "titles.faiss")
-        titled = np.flatnonzero(features.has_text & features.has_image)
-        self._scorer = Scorer(features, space, learned_vectors(space, features), Bridge(titled, self.weights.bridge))
+        bridge = picture_bridge(features, space, np.arange(len(features)), self.weights.bridge)
+        self._scorer = Scorer(features, space, learned_vectors(space, features), bridge, _load_memory(self.path))
         self._cohort = self._scorer.block(np.array(meta["cohort"], dtype=np.int64))
         there = set(catalogue.ids().to_pylist())  # items deleted since the build are found no more
         self._place = {id: row for row, id in enumerate(features.ids) if id in there}

@@ -2,7 +2,8 @@
 
 A query has sides: its words, what it should be like, what it should be unlike. Each side is three
 vectors. Words get a picture by a *bridge*: the titles nearest to them, and the mean of those items'
-pictures. Knows nothing of weights, of filters or of which items are worth scoring.
+pictures; and part of their learned vector by a *memory*, the same over titles and queries, in the
+learned space. Knows nothing of weights, of filters or of which items are worth scoring.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ import numpy as np
 from pinhole.retrieval.fusion import standardised
 from pinhole.vision.align import Space, unit
 from pinhole.vision.features import Features
+from pinhole.vision.signals import Signals
 
 COLUMNS = ("learned", "picture", "title")
+BRIDGE_MOST = 20_000  # texts that a bridge stands on
 
 
 @dataclass(frozen=True)
@@ -62,28 +65,55 @@ class BridgeShape:
 
 
 class Bridge:
-    """From a text to a picture without training: nearest titles, the weighted mean of their pictures."""
+    """From a text to where such texts lead, without training: the nearest known texts, the weighted mean of their vectors."""
 
-    def __init__(self, rows: np.ndarray, shape: BridgeShape) -> None:
-        """``rows``: items with a title and a picture that it may stand on."""
-        self.rows, self.shape = rows, shape
+    def __init__(self, texts: np.ndarray, vectors: np.ndarray, shape: BridgeShape) -> None:
+        """``texts`` (m, text dim) of length 1 and the vector (m, width) that each leads to."""
+        self.texts, self.vectors, self.shape = texts, vectors, shape
 
-    def __call__(self, text: np.ndarray, features: Features, pictures: np.ndarray, titles: np.ndarray | None = None) -> np.ndarray:
-        """(q, text dim) texts to (q, width) of length 1; ``pictures`` (rows, width) are those of ``rows``, ``titles`` their texts."""
-        if not len(self.rows):
-            return np.zeros((len(text), pictures.shape[1]), np.float32)
-        known = features.text[self.rows] if titles is None else titles
-        near = text @ known.T  # (q, rows)
-        count = min(self.shape.titles, len(self.rows))
-        chosen = np.argsort(-near, axis=1, kind="stable")[:, :count] if len(self.rows) <= 4 * count else _largest(near, count)
+    def __call__(self, text: np.ndarray) -> np.ndarray:
+        """(q, text dim) to (q, width) of length 1; zeros where nothing is known."""
+        if not len(self.texts):
+            return np.zeros((len(text), self.vectors.shape[1]), np.float32)
+        near = text @ self.texts.T  # (q, m)
+        count = min(self.shape.titles, near.shape[1])
+        chosen = _largest(near, count)
         closeness = np.take_along_axis(near, chosen, 1)
         share = np.exp((closeness - closeness.max(1, keepdims=True)) / self.shape.temperature)
         share /= share.sum(1, keepdims=True)
-        return unit(np.einsum("qk,qkd->qd", share, pictures[chosen]))
+        return unit(np.einsum("qk,qkd->qd", share, self.vectors[chosen]))
+
+
+def picture_bridge(features: Features, space: Space, rows: np.ndarray, shape: BridgeShape) -> Bridge:
+    """From words to a picture: over the titles of ``rows`` that have a title and a picture (a sample of them, where they are many)."""
+    rows = _some(rows[(features.has_image & features.has_text)[rows]])
+    return Bridge(np.asarray(features.text[rows]), space.picture(features.image[rows]), shape)
+
+
+def memory(features: Features, part: Signals, asked: np.ndarray, learned: np.ndarray) -> Bridge:
+    """From words to a learned vector: over the titles and the queries (``asked``: their vectors) of a training part.
+
+    A query leads to the mean of its items' learned vectors. What a regression smooths away, single known texts keep
+    (a memory beside a model, as in Khandelwal et al. 2020).
+    """
+    titled = part.items[(features.has_image & features.has_text)[part.items]]
+    pictured = [query.rows[features.has_image[query.rows]] for query in part.queries]
+    kept = [number for number, rows in enumerate(pictured) if len(rows)]
+    means = [unit(learned[pictured[number]].mean(0, keepdims=True)) for number in kept]
+    texts = np.concatenate([features.text[titled], asked[kept]]) if kept else np.asarray(features.text[titled])
+    vectors = np.concatenate([learned[titled], *means])
+    chosen = _some(np.arange(len(texts)))
+    return Bridge(np.asarray(texts[chosen], dtype=np.float32), vectors[chosen], BridgeShape())
+
+
+def _some(rows: np.ndarray) -> np.ndarray:
+    return rows if len(rows) <= BRIDGE_MOST else np.sort(np.random.default_rng(0).choice(rows, BRIDGE_MOST, replace=False))
 
 
 def _largest(values: np.ndarray, count: int) -> np.ndarray:
     """Columns of the ``count`` largest of each row, largest first, ties by column."""
+    if count == values.shape[1]:
+        return np.argsort(-values, axis=1, kind="stable")
     part = np.sort(np.argpartition(-values, count, axis=1)[:, :count], axis=1)
     order = np.argsort(-np.take_along_axis(values, part, 1), axis=1, kind="stable")
     return np.take_along_axis(part, order, 1)
@@ -92,25 +122,26 @@ def _largest(values: np.ndarray, count: int) -> np.ndarray:
 class Scorer:
     """Scores of any rows of the features against any side."""
 
-    def __init__(self, features: Features, space: Space, learned: np.ndarray, bridge: Bridge) -> None:
-        """``learned`` (n, dim): the learned vectors that stand for the items."""
-        self.features, self.space, self.learned, self.bridge = features, space, learned, bridge
-        self._bridge_pictures = space.picture(features.image[bridge.rows])
-        self._bridge_titles = np.asarray(features.text[bridge.rows])
+    def __init__(self, features: Features, space: Space, learned: np.ndarray, bridge: Bridge, memory: Bridge | None = None) -> None:
+        """``learned`` (n, dim): the learned vectors that stand for the items. ``bridge`` leads to pictures, ``memory`` to learned vectors."""
+        self.features, self.space, self.learned, self.bridge, self.memory = features, space, learned, bridge, memory
         # A picture's score is (raw − mean)/deviation · q over its length: kept as one number an item, so that the raw block is read as it lies.
         self._length = _lengths(features, space)
 
     def rebridged(self, shape: BridgeShape) -> Scorer:
         """The same with a bridge of another shape."""
         other = copy.copy(self)
-        other.bridge = Bridge(self.bridge.rows, shape)
+        other.bridge = Bridge(self.bridge.texts, self.bridge.vectors, shape)
         return other
 
     # -- sides ----------------------------------------------------------------------------------
 
     def words(self, text: np.ndarray) -> Side:
-        """(q, text dim) of length 1: texts as queries."""
-        return Side(self.space.query_vectors(text), self.bridge(text, self.features, self._bridge_pictures, self._bridge_titles), unit(text))
+        """(q, text dim) of length 1: texts as queries. The learned vector is the query head's, and as much again of the memory's."""
+        learned = self.space.query_vectors(text)
+        if self.memory is not None:
+            learned = unit(learned + self.memory(text))
+        return Side(learned, self.bridge(text), unit(text))
 
     def items(self, rows: np.ndarray) -> Side:
         """One query for each of the rows: like this item."""

@@ -16,9 +16,9 @@ import numpy as np
 
 from pinhole.config import Config
 from pinhole.retrieval.fusion import Answered, learn_weights, recall_at
-from pinhole.retrieval.scores import COLUMNS, Bridge, BridgeShape, Scorer
+from pinhole.retrieval.scores import COLUMNS, Bridge, BridgeShape, Scorer, memory, picture_bridge
 from pinhole.retrieval.trials import Asking, inner_trials, like_columns, text_columns, word_columns
-from pinhole.vision.align import learned_vectors
+from pinhole.vision.align import Space, learned_vectors
 from pinhole.vision.features import Features
 from pinhole.vision.signals import Signals
 
@@ -118,9 +118,7 @@ class Fold:
         _, self.trials = inner_trials(features, signals, config.catalogue, number, self.pictures, config.align.seed)
         self.texts = asked([one.text for one in self.trials.text])
         self.both_texts = asked([one.text for one in self.trials.both])
-        bridge = Bridge(inside.items[(features.has_image & features.has_text)[inside.items]], BridgeShape())
-        self.scorer = Scorer(features, self.space, learned_vectors(self.space, features), bridge)
-        self.blind = Scorer(features, self.space, learned_vectors(self.space, features, titles=False), bridge)
+        self.scorer, self.blind = scorers(features, self.space, inside, vectors, BridgeShape())
 
     def questions(self, titles: Sequence[str], shape: BridgeShape) -> dict[str, list[Answered]]:
         """Questions of each kind with the columns of :data:`KINDS`."""
@@ -136,6 +134,14 @@ class Fold:
         return {kind: _answered(columns, asked) for kind, (columns, asked) in drawn.items()}
 
 
+def scorers(features: Features, space: Space, part: Signals, asked: np.ndarray, shape: BridgeShape) -> tuple[Scorer, Scorer]:
+    """(with titles, by pictures alone), over bridge and memory of a training part; ``asked`` are its queries' vectors."""
+    bridge = picture_bridge(features, space, part.items, shape)
+    both = (learned_vectors(space, features, titles=titles) for titles in (True, False))
+    whole, blind = (Scorer(features, space, learned, bridge, memory(features, part, asked, learned)) for learned in both)
+    return whole, blind
+
+
 def best_shape(
     features: Features, signals: Signals, asked: Callable[[Sequence[str]], np.ndarray], config: Config, pictures: np.ndarray
 ) -> BridgeShape:
@@ -146,7 +152,7 @@ def best_shape(
         titled = inside.items[(features.has_image & features.has_text)[inside.items]]
         texts, right = asked([one.text for one in trials.text]), [one.right for one in trials.text]
         for shape in SHAPES if right else ():
-            bridged = Bridge(titled, shape)(texts, features, pictures[titled])
+            bridged = Bridge(np.asarray(features.text[titled]), pictures[titled], shape)(texts)
             found[shape].append(recall_at(bridged @ pictures[trials.gallery].T, right))
     return max(SHAPES, key=lambda shape: float(np.concatenate(found[shape]).sum()))
 
