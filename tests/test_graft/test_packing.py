@@ -7,10 +7,11 @@ import random
 import pytest
 import torch
 
+from pinhole.config import GraftConfig
 from pinhole.graft.fast import fast_rows
 from pinhole.graft.packing import Row, batches, pack
 from pinhole.graft.seeing import Seeing
-from pinhole.graft.tuning import answer_logits, answer_scores
+from pinhole.graft.tuning import Trainer, answer_logits, answer_scores
 from toy_model import tiny_graft
 from toy_world import tiny_world
 
@@ -78,6 +79,32 @@ def test_the_fast_forward_is_the_same_function(graft) -> None:  # type: ignore[n
     torch.testing.assert_close(fast, stock, atol=2e-4, rtol=2e-4)
     torch.testing.assert_close(fast_gradient, stock_gradient, atol=1e-4, rtol=1e-3)
     assert torch.equal(again, stock)  # the stock forward is back
+
+
+def test_the_fast_lora_is_the_same_function() -> None:
+    graft = tiny_graft()
+    row = Row()
+    for lesson in lessons():
+        row.add(graft.prompter.render(lesson.messages, generate=False))
+    trainer = Trainer(graft, GraftConfig(lora_rank=4), seed=0)
+    torch.manual_seed(0)
+    for parameter in trainer.named.values():  # LoRA's B starts at zero, and A's gradient with it
+        torch.nn.init.normal_(parameter.data, std=0.05)
+
+    def gradients() -> list[torch.Tensor]:
+        logits, wanted = answer_logits(graft, [row])
+        loss = torch.nn.functional.cross_entropy(logits, wanted)
+        return [logits.detach(), *torch.autograd.grad(loss, list(trainer.named.values()))]
+
+    stock = gradients()
+    with fast_rows(graft.lm):
+        assert len([m for m in graft.lm.modules() if "forward" in vars(m) and hasattr(m, "lora_A")]) == 7 * graft.lm.config.num_hidden_layers
+        fast = gradients()
+    again = gradients()
+    assert all(gradient.abs().max() > 0 for gradient in stock)
+    for was, now in zip(stock, fast, strict=True):
+        torch.testing.assert_close(now, was, atol=2e-4 * float(was.abs().max()) + 1e-5, rtol=2e-3)
+    assert torch.equal(again[0], stock[0])
 
 
 def test_rows_are_filled_in_order_and_a_long_lesson_stands_alone(graft) -> None:  # type: ignore[no-untyped-def]

@@ -274,10 +274,7 @@ class Transcript:
 
     def found(self, numbers: Sequence[int], note: str = "") -> None:
         """Results of a tool, as cards."""
-        message = results([self.card(k) for k in numbers])
-        if note and numbers:
-            message = Message("user", (f"{message.parts[0]} {note}", *message.parts[1:]))
-        self.messages.append(message)
+        self.messages.append(results([self.card(k) for k in numbers], note))
 
     def told(self, text: str) -> None:
         """A result in words."""

@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol, Union, get_args, get_origin, get_type
 
 import numpy as np
 
-from pinhole.graft.prompt import Soft, ToolSchema
+from pinhole.graft.prompt import Soft, ToolSchema, board_note
 
 REFERENCE = "^#[0-9]{1,3}$"
 WORDS = 100  # characters of a text argument
@@ -125,7 +125,7 @@ def board(shop: Shop, title: str) -> Found:
     found, items, near = shop.board(title)
     if not found:
         raise Refused(f"no board {_quoted(title)}{_nearest(near)}")
-    return Found([(id, None) for id in items[: shop.results]], note=f"board {_quoted(found)}, {len(items)} pictures")
+    return Found([(id, None) for id in items[: shop.results]], note=board_note(" ".join(found.split())[:60], len(items)))
 
 
 def _quoted(text: str) -> str:

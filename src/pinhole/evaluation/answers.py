@@ -36,8 +36,13 @@ def choose(graft: Graft, lessons: Sequence[Lesson], progress: Callable[[int, int
     """For each lesson the choice whose tokens (with the end of turn) have the largest log-probability."""
     rows: list[Row] = []
     places: list[tuple[int, str, Row, list[int]]] = []
+    asked: dict[tuple[tuple[int | str, ...], ...], int] = {}  # to a blind model many questions are the same
+    same: list[int] = []
     for number, lesson in enumerate(lessons):
         prompts = [graft.prompter.render((*lesson.messages[:-1], Message.of("assistant", choice)), generate=False) for choice in lesson.choices]
+        same.append(asked.setdefault(tuple(prompt.keys() for prompt in prompts), number))
+        if same[-1] != number:
+            continue
         probe = Row()
         for prompt in prompts:
             probe.add(prompt)
@@ -51,7 +56,7 @@ def choose(graft: Graft, lessons: Sequence[Lesson], progress: Callable[[int, int
         score = float(scores[id(row)][answer].sum())
         if number not in best or score > best[number][0]:
             best[number] = (score, choice)
-    return [best[number][1] for number in range(len(lessons))]
+    return [best[number][1] for number in same]
 
 
 def _scores(graft: Graft, rows: Sequence[Row], progress: Callable[[int, int], None] | None) -> dict[int, np.ndarray]:

@@ -92,9 +92,13 @@ def lines(cards: Sequence[Sequence[Part]]) -> Iterator[Part]:
         yield from parts
 
 
-def results(cards: Sequence[Sequence[Part]]) -> Message:
-    """What a tool found, as the user message that follows the call."""
-    return Message.of("user", RESULTS, "\n", *lines(cards)) if cards else Message.of("user", NOTHING)
+def results(cards: Sequence[Sequence[Part]], note: str = "") -> Message:
+    """What a tool found, as the user message that follows the call; ``note`` says what it is."""
+    return Message.of("user", f"{RESULTS} {note}".strip(), "\n", *lines(cards)) if cards else Message.of("user", NOTHING)
+
+
+def board_note(title: str, count: int) -> str:
+    return f'board "{title}", {count} pictures'
 
 
 def system(tools: Sequence[ToolSchema] = ()) -> Message:

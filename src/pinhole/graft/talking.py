@@ -15,7 +15,7 @@ from typing import Any
 from pinhole.config import GraftConfig
 from pinhole.graft import toolbank
 from pinhole.graft.phrasings import Phrases
-from pinhole.graft.prompt import Message, ToolSchema, call_text, card, results, system
+from pinhole.graft.prompt import Message, ToolSchema, board_note, call_text, card, results, system
 from pinhole.graft.seeing import Lesson, Seeing
 from pinhole.graft.world import World
 
@@ -33,6 +33,8 @@ _ARGS = {
     "item": ("item", "picture", "ref", "id", "which"),
     "title": ("title", "name", "board", "called"),
 }
+
+_SECOND_ROUND = 0.2  # share of histories with two searches
 
 Call = tuple[str, dict[str, Any]]
 
@@ -184,29 +186,51 @@ class Talking:
         return found
 
     def history(self, tools: ToolSet) -> tuple[list[Message], list[int]]:
-        """One search with its results and the answer given."""
+        """A search or a board with its results and the answer given; in some lessons a second round. Picture #k is ``members[k - 1]``."""
         members = self.found(self.rng.choice((2, 3, 4, 5, 6, 6)))
         picture = self.world.pictures[members[0]]
         said, call, x = self.opening(tools)
         if call[0] == tools.tools["search"] and self.rng.random() < 0.8:
             x = self.rng.choice(picture.names[:2])
             said, call = self.say.search(x), tools.call("search", {"text": x})
-        shown = results([self.card(k, i) for k, i in enumerate(members, 1)])
-        return [Message.of("user", said), Message.of("assistant", call_text(*call)), shown, Message.of("assistant", self.answer(members, 1))], members
+        note = ""
+        if not self.held and "board" in tools.tools and call[0] == tools.tools["board"]:
+            note = board_note(next(iter(call[1].values())), self.rng.randint(len(members), 60))
+        numbers = range(1, len(members) + 1)
+        turns = self.round(said, call, numbers, members, note)
+        if not self.held and self.rng.random() < _SECOND_ROUND:
+            return self.second(tools, turns, members)
+        return turns, members
+
+    def round(self, said: str, call: Call, numbers: Sequence[int], members: Sequence[int], note: str = "") -> list[Message]:
+        """A request, its call, what was found (picture ``#k`` is ``members[k - 1]``) and what is said of it."""
+        told = results([self.card(k, members[k - 1]) for k in numbers], note)
+        return [Message.of("user", said), Message.of("assistant", call_text(*call)), told, Message.of("assistant", self.answer(numbers, members))]
+
+    def second(self, tools: ToolSet, turns: Sequence[Message], members: Sequence[int]) -> tuple[list[Message], list[int]]:
+        """One more round. Pictures that were shown before keep their numbers, so the results' numbers may begin anywhere."""
+        made = self.follow_up(self.rng.choice(("like", "like_text", "related", "again")), tools, len(members))
+        if not made:
+            return list(turns), list(members)
+        known = self.rng.sample(range(1, len(members) + 1), self.rng.randint(0, min(3, len(members) - 1)))
+        fresh = [i for i in self.found(self.rng.choice((1, 2, 3, 4, 5))) if i not in members]
+        numbers = [*known, *range(len(members) + 1, len(members) + len(fresh) + 1)]
+        if self.rng.random() < 0.7:
+            self.rng.shuffle(numbers)
+        grown = [*members, *fresh]
+        return [*turns, *self.round(*made, numbers, grown)], grown
 
     def card(self, k: int, i: int) -> Any:
         return card(k, self.world.soft(i), self.world.pictures[i].title, self.config.card, self.config.card_words)
 
-    def answer(self, members: Sequence[int], first: int) -> str:
+    def answer(self, numbers: Sequence[int], members: Sequence[int]) -> str:
         """What is said of results: how many, and what the first two show."""
-        if not members:
+        if not numbers:
             return "I found nothing. Try other words."
-        told = [
-            f"#{first + at} shows {self.world.pictures[i].title.lower() or self.world.pictures[i].category or 'something else'}"
-            for at, i in enumerate(members[:2])
-        ]
-        noun = "picture" if len(members) == 1 else "pictures"
-        return f"I found {len(members)} {noun}: {', '.join(told)}."
+        shown = [(k, self.world.pictures[members[k - 1]]) for k in numbers[:2]]
+        told = [f"#{k} shows {picture.title.lower() or picture.category or 'something else'}" for k, picture in shown]
+        noun = "picture" if len(numbers) == 1 else "pictures"
+        return f"I found {len(numbers)} {noun}: {', '.join(told)}."
 
     # -- lessons --------------------------------------------------------------------------------
 
@@ -241,25 +265,31 @@ class Talking:
 
     def outcomes(self, tools: ToolSet, history: Sequence[Message], members: Sequence[int]) -> Iterator[Lesson]:
         """What to say after a second search, after one that found nothing, and of results in words."""
-        kind = self.rng.choice(("second", "nothing", "details", "refused"))
+        kind = self.rng.choice(("second", "second", "nothing", "details", "refused", "no_board"))
+        if kind == "second":
+            turns, _ = self.second(tools, history, members)
+            yield Lesson("outcome", (system(tools.schemas), *turns), tools.schemas)
+            return
         made = self.follow_up("item" if kind == "details" else self.rng.choice(("like", "like_text", "related")), tools, len(members))
         if not made:
             return
         said, call = made
-        first, answer = len(members) + 1, "I found nothing. Try other words."
-        if kind == "second":
-            more = self.found(self.rng.choice((2, 4, 6)))
-            told, answer = results([self.card(k, i) for k, i in enumerate(more, first)]), self.answer(more, first)
-        elif kind == "details":
+        told, answer = results([]), "I found nothing. Try other words."
+        if kind == "details":
             reference = next(iter(call[1].values()))
             told, answer = self.details(reference, members[int(reference[1:]) - 1])
         elif kind == "refused":
-            k = first + self.rng.randint(0, 9)
+            last = len(members)
+            k = last + 1 + self.rng.randint(0, 9)
             said, call = self.say.frame("like", a=f"#{k}"), tools.call("search", {"like": f"#{k}"})
-            told, answer = results([(f"there is no #{k}; there are #1 to #{first - 1}",)]), f"There is no #{k}; there are #1 to #{first - 1}."
-        else:
-            told = results([])
-        turns = (*history, Message.of("user", said), Message.of("assistant", call_text(*call)), told, Message.of("assistant", answer))
+            told, answer = results([(f"there is no #{k}; there are #1 to #{last}",)]), f"There is no #{k}; there are #1 to #{last}."
+        elif kind == "no_board" and "board" in tools.tools:
+            title = self.subject()
+            said, call = self.say.frame("board", x=title), tools.call("board", {"title": title})
+            near = self.rng.sample(self.boards, min(2, len(self.boards)))
+            told = results([(f'no board "{title}"; nearest: {", ".join(near)}',)])
+            answer = f'There is no board "{title}". The nearest are {", ".join(near)}.'
+        turns = [*history, Message.of("user", said), Message.of("assistant", call_text(*call)), told, Message.of("assistant", answer)]
         yield Lesson("outcome", (system(tools.schemas), *turns), tools.schemas)
 
     def details(self, reference: str, i: int) -> tuple[Message, str]:

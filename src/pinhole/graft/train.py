@@ -89,8 +89,11 @@ def train(
     graft: Graft, world: World, tools: Sequence[ToolSchema], config: GraftConfig, out: Path, progress: Progress | None = None
 ) -> dict[str, Any]:
     """Both stages; returns figures. ``out`` holds the checkpoint that a killed run resumes from, and the loss curve."""
+    trainer = Trainer(graft, config, config.seed)
     with fast_rows(graft.lm):
-        return _train(Trainer(graft, config, config.seed), world, tools, config, out, progress)
+        figures = _train(trainer, world, tools, config, out, progress)
+    trainer.merge()
+    return figures
 
 
 def _train(trainer: Trainer, world: World, tools: Sequence[ToolSchema], config: GraftConfig, out: Path, progress: Progress | None) -> dict[str, Any]:
@@ -122,7 +125,6 @@ def _train(trainer: Trainer, world: World, tools: Sequence[ToolSchema], config: 
             if progress:
                 progress(done, total)
     write_json(log, curve)
-    trainer.merge()
     seconds = sum(point["seconds"] for point in curve) or 1.0
     lessons = sum(point["lessons"] for point in curve)
     return {
