@@ -34,9 +34,9 @@ SIZES: dict[Size, dict[str, dict[str, Any]]] = {
     },
     "default": {},
     "full": {
-        "align": {"steps": 1200},
-        "graft": {"seeing_steps": 2000, "talking_steps": 1500},
-        "evaluate": {"splits": 5},
+        "align": {"steps": 400},
+        "graft": {"seeing_steps": 1800, "talking_steps": 700},
+        "evaluate": {"splits": 8},
     },
 }
 

@@ -77,6 +77,26 @@ def test_answers_are_right(world: World) -> None:
     assert kinds == {"category", "describe", "match", "pick", "odd", "theme"}
 
 
+def test_pictures_lean_on_the_word_they_are_asked_by(world: World) -> None:
+    seeing, asked = Seeing(world, random.Random(1), lean=0.6), 0
+    for lesson in (lesson for _ in range(200) for lesson in seeing.scene()):
+        shown = [part for part in lesson.messages[1].parts if isinstance(part, Soft)]
+        assert all(part.lean <= 0.6 and (not part.lean or part.word and part.key.startswith(f"{world.space}:")) for part in shown)
+        if lesson.kind == "pick":
+            asked += 1
+            assert shown[int(lesson.answer[1:]) - 1].word in lesson.messages[1].text.lower()
+        if lesson.kind == "theme":
+            assert {part.word for part in shown} == {lesson.answer}
+    assert asked > 50
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_without_leaning_a_picture_is_its_vector(world: World, held: bool) -> None:
+    seeing = Seeing(world, random.Random(1), held=held)
+    lessons = [lesson for _ in range(50) for lesson in seeing.scene()]
+    assert all(part.lean == 0 and not part.word for lesson in lessons for part in lesson.messages[1].parts if isinstance(part, Soft))
+
+
 def test_training_never_sees_a_held_out_board(world: World) -> None:
     hidden = {i for board in world.boards if board.held for i in board.pictures}
     for board, members in world.themed(False, 3):
@@ -144,7 +164,8 @@ def test_unseen_tools_are_unseen() -> None:
 def test_the_same_seed_draws_the_same_lessons(world: World) -> None:
     stream = talking_lessons(OWN, GraftConfig())
     texts = [
-        [lesson.messages[-1].text + lesson.messages[-2].text for lesson in itertools.islice(stream(world, random.Random(5)), 60)] for _ in range(2)
+        [lesson.messages[-1].text + lesson.messages[-2].text for lesson in itertools.islice(stream(world, random.Random(5), 0.0), 60)]
+        for _ in range(2)
     ]
     assert texts[0] == texts[1]
 

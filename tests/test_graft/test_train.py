@@ -70,6 +70,17 @@ def test_a_blinded_question_shows_the_mean_picture_everywhere() -> None:
     assert all(answer in lesson.choices for lesson, answer in zip(asked, said, strict=True))
 
 
+def test_a_soft_token_leans_as_far_as_it_is_told() -> None:
+    graft, world = tiny_graft(), tiny_world()
+    warm_start(graft, world)
+    alone, word = graft.soft_tokens([world.soft(0)])[0], graft.word("red circle")
+    half, whole, none = graft.soft_tokens([world.soft(0).leaning("red circle", 0.5), world.soft(0).leaning("red circle", 1.0), world.soft(0)])
+    torch.testing.assert_close(half, (alone + word) / 2)
+    torch.testing.assert_close(whole, word)
+    torch.testing.assert_close(none, alone)
+    torch.testing.assert_close(word.pow(2).mean().sqrt(), graft.projector.length.detach())
+
+
 def test_saved_and_loaded_is_the_same_model(tmp_path: Path) -> None:
     graft, _ = run(tmp_path)
     folder = tmp_path / "saved"

@@ -253,7 +253,7 @@ def draw_lessons(world: World, tools: Sequence[ToolSchema], config: GraftConfig,
     rng = random.Random(f"show:{config.seed}")
     talking = talking_lessons(tools, config.model_copy(update={"replay": 0.0}))
     half = n // 2
-    return [*islice(seeing_lessons(world, rng), 0, (n - half) * _APART, _APART), *islice(talking(world, rng), 0, half * _APART, _APART)]
+    return [*islice(seeing_lessons(world, rng, 1.0), 0, (n - half) * _APART, _APART), *islice(talking(world, rng, 1.0), 0, half * _APART, _APART)]
 
 
 def show_lessons(lessons: Iterable[Lesson], path: Path, thumbnail: Thumbnail) -> Path:

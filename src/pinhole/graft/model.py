@@ -62,7 +62,24 @@ class Graft(nn.Module):
     def soft_tokens(self, soft: Sequence[Soft]) -> Tensor:
         """Vectors of n pictures → (n, hidden), in the language model's dtype."""
         vectors = torch.from_numpy(np.stack([part.vector for part in soft]).astype(np.float32))
-        return self.projector(vectors.to(self.device)).to(self.lm.dtype)
+        tokens = self.projector(vectors.to(self.device))
+        if any(part.lean for part in soft):
+            lean = torch.tensor([[part.lean] for part in soft], device=self.device)
+            words = torch.stack([self.word(part.word) if part.lean else torch.zeros_like(tokens[0]) for part in soft])
+            tokens = torch.lerp(tokens, words, lean)
+        return tokens.to(self.lm.dtype)
+
+    @torch.no_grad()
+    def word(self, text: str) -> Tensor:
+        """The mean input embedding of some words (hidden,), as long as a soft token is."""
+        mean = self.embedded(text)
+        return mean * (self.projector.length / mean.pow(2).mean().sqrt().clamp_min(1e-6))
+
+    @torch.no_grad()
+    def embedded(self, text: str) -> Tensor:
+        """The mean input embedding of some words (hidden,), float32."""
+        ids = self.tokenizer(f" {text}", add_special_tokens=False)["input_ids"]
+        return self.lm.get_input_embeddings().weight[torch.tensor(ids, device=self.device)].float().mean(0)
 
     def embed_tokens(self, tokens: Tensor, soft: Sequence[Soft]) -> Tensor:
         """Ids (…, T) with -1-j for ``soft[j]`` → (…, T, hidden)."""

@@ -35,23 +35,25 @@ class Projector(nn.Module):
         return self.length * y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + 1e-6)
 
     @torch.no_grad()
-    def warm_start(self, content: Tensor, targets: Tensor, length: float, ridge: float = 0.1) -> float:
+    def warm_start(self, content: Tensor, directions: Tensor, middle: Tensor, spread: float, length: float, ridge: float = 0.3) -> float:
         """Solve for the skip path in closed form and return its R² on the rows given.
 
-        ``content`` is (n, content_dim), ``targets`` (n, hidden): the mean input embedding of each
-        item's words. ``length`` is the root mean square of the model's token embeddings. The ridge
-        is relative to the mean eigenvalue of the Gram matrix.
+        ``content`` is (n, content_dim); ``directions`` (n, hidden) say where each item's words lie, seen from ``middle``
+        (hidden,), the mean of all words. Ridge regression shrinks what it predicts towards the middle, where no word
+        is: the prediction is stretched until its mean distance from there is ``spread``, that of the words themselves.
+        ``length`` is the root mean square of the model's token embeddings. The ridge is relative to the mean
+        eigenvalue of the Gram matrix.
         """
         self.mean.copy_(content.mean(0))
         self.scale.copy_(1 / (content.std(0).clamp_min(1e-6) * self.content_dim**0.5))
         x = ((content - self.mean) * self.scale).double()
-        middle = targets.mean(0)
-        y = (targets - middle).double()
+        y = directions.double()
         gram = x.T @ x
         gram += ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
         weight = torch.linalg.solve(gram, x.T @ y)  # (content_dim, hidden)
-        self.skip.weight.copy_(weight.T.to(self.skip.weight.dtype))
+        found = x @ weight
+        stretch = spread / found.norm(dim=1).mean().clamp_min(1e-9)
+        self.skip.weight.copy_((stretch * weight).T.to(self.skip.weight.dtype))
         self.skip.bias.copy_(middle.to(self.skip.bias.dtype))
         self.length.fill_(length)
-        residual = y - x @ weight
-        return float(1 - residual.pow(2).sum() / y.pow(2).sum().clamp_min(1e-12))
+        return float(1 - (y - found).pow(2).sum() / y.pow(2).sum().clamp_min(1e-12))

@@ -12,7 +12,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -30,10 +30,18 @@ NOTHING = "results: none"
 
 @dataclass(frozen=True, eq=False)
 class Soft:
-    """One picture in a prompt. ``key`` names the vector for caches; ``vector`` is (content_dim,)."""
+    """One picture in a prompt. ``key`` names the vector for caches; ``vector`` is (content_dim,).
+
+    In early lessons the token leans on a ``word``: ``lean`` is the word's share of it, 0 everywhere else.
+    """
 
     key: str
     vector: np.ndarray
+    word: str = ""
+    lean: float = 0.0
+
+    def leaning(self, word: str, lean: float) -> Soft:
+        return replace(self, key=f"{self.key}~{lean:.3f}~{word}", word=word, lean=lean) if word and lean > 0 else self
 
 
 Part = str | Soft

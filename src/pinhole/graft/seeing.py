@@ -2,21 +2,22 @@
 
 Titles and attributes of the pictures asked about are hidden: what there is to know must come from
 the soft tokens. A scene (a few pictures) carries several questions, which a packed row reads once.
-Exams draw from the held-out pool with held-out phrasings through the same functions.
+Early in training each picture leans on the word it is asked by (privileged information that fades,
+in the spirit of generalized distillation, Lopez-Paz et al. 2016): telling which picture is meant is
+learned from words and kept while they go. Exams draw from the held-out pool with held-out phrasings
+through the same functions, and nothing leans there.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pinhole.graft.phrasings import Phrases
-from pinhole.graft.prompt import Message, Part, ToolSchema, card, lines, system
-from pinhole.graft.world import World
-
-_WORDED = 0.3  # share of mixed scenes whose cards say what they show
+from pinhole.graft.prompt import Message, Soft, ToolSchema, card, lines, system
+from pinhole.graft.world import Board, World
 
 
 @dataclass(frozen=True)
@@ -34,16 +35,11 @@ class Lesson:
         return self.messages[-1].text
 
 
-def picture_cards(world: World, members: Sequence[int], *, worded: bool = False) -> tuple[Part, ...]:
-    """Cards without titles; ``worded`` ones say what the picture shows."""
-    return tuple(lines([card(k, world.soft(i), (world.pictures[i].names or ("",))[0] if worded else "") for k, i in enumerate(members, 1)]))
-
-
 class Seeing:
-    """Draws lessons (or, with ``held``, exam questions) about pictures."""
+    """Draws lessons (or, with ``held``, exam questions) about pictures, each leaning on a word by up to ``lean``."""
 
-    def __init__(self, world: World, rng: random.Random, *, held: bool = False, tools: Sequence[ToolSchema] = ()) -> None:
-        self.world, self.rng, self.held = world, rng, held
+    def __init__(self, world: World, rng: random.Random, *, held: bool = False, lean: float = 0.0, tools: Sequence[ToolSchema] = ()) -> None:
+        self.world, self.rng, self.held, self.lean = world, rng, held, lean
         self.say = Phrases(rng, held=held)
         self.system = system(tools)
         self.tools = tuple(tools)
@@ -52,12 +48,17 @@ class Seeing:
         self.classed = [i for i in self.pool if world.pictures[i].category in self.kinds]
         self.named = [i for i in self.pool if (world.concepts_of(i) if held else world.pictures[i].names)]
         self.themes = world.themed(held, 5)
-        self.worded = False  # lessons only: with words beside the pictures, telling which is which is learned before seeing is
+        self.leans: dict[int, float] = {}
+        self.words: dict[int, str] = {}  # what the pictures of this scene lean on, and are asked by
 
     def lesson(self, kind: str, members: Sequence[int], question: str, answer: str, choices: Sequence[str] = ()) -> Lesson:
-        shown = (*picture_cards(self.world, members, worded=self.worded), f"\n{question}")
+        shown = (*lines([card(k, self.soft(i), "") for k, i in enumerate(members, 1)]), f"\n{question}")
         expect = {"answer": answer, "items": [self.world.pictures[i].id for i in members]}
         return Lesson(kind, (self.system, Message("user", shown), Message.of("assistant", answer)), self.tools, tuple(choices), expect)
+
+    def soft(self, i: int) -> Soft:
+        word = self.words.get(i, "")
+        return self.world.soft(i).leaning(word, self.leans[i]) if word else self.world.soft(i)
 
     # -- single questions -----------------------------------------------------------------------
 
@@ -70,30 +71,37 @@ class Seeing:
         return self.lesson("describe", members, self.say.seeing("describe", a=f"#{at + 1}"), ", ".join(names[:3]))
 
     def match(self, members: Sequence[int], at: int) -> Lesson | None:
-        picture = self.world.pictures[members[at]]
         if self.rng.random() < 0.5:
             name, answer = self.name_of(members[at]), "yes"
         else:
             other = self.world.other(self.rng, members[at], self.held)
             name, answer = self.name_of(other), "no"
-            if not name or picture.answers_to(name):
+            if not name or self.right(members[at], name):
                 return None
         return self.lesson("match", members, self.say.seeing("match", a=f"#{at + 1}", x=name), answer, ("yes", "no")) if name else None
 
     def pick(self, members: Sequence[int], at: int) -> Lesson | None:
         name = self.name_of(members[at])
-        if not name or any(self.world.pictures[i].answers_to(name) for j, i in enumerate(members) if j != at):
+        if not name or any(self.right(i, name) for j, i in enumerate(members) if j != at):
             return None
         references = [f"#{k}" for k in range(1, len(members) + 1)]
         return self.lesson("pick", members, self.say.seeing("pick", x=name), references[at], references)
 
+    def right(self, i: int, name: str) -> bool:
+        """May a picture be called that? In lessons also by the title of a board it is on."""
+        return self.world.pictures[i].answers_to(name) or (not self.held and name in self.world.shelves[i])
+
     def name_of(self, i: int) -> str:
-        """What a picture may be asked for by. Exams: something that training pictures were called too. Lessons: that, its kind, or any name."""
+        """What a picture may be asked for by. Exams: what training pictures were called too. Lessons: that, its kind, a board of it, or any name."""
+        if i in self.words:
+            return self.words[i]
         picture, concepts = self.world.pictures[i], self.world.concepts_of(i)
         drawn = 0.5 if self.held else self.rng.random()
-        if drawn < 0.3 and picture.category in self.kinds:
+        if drawn < 0.25 and picture.category in self.kinds:
             return picture.category
-        if drawn < 0.75 and concepts:
+        if drawn < 0.4 and self.world.shelves[i]:
+            return self.rng.choice(self.world.shelves[i])
+        if drawn < 0.85 and concepts:
             return self.rng.choice(concepts)
         return self.rng.choice(picture.names) if picture.names and not self.held else ""
 
@@ -107,6 +115,7 @@ class Seeing:
         if stranger in board.pictures:
             return None
         members = [*three, stranger]
+        self._lean(lambda: dict.fromkeys(three, board.title) | {stranger: self.name_of(stranger)})
         self.rng.shuffle(members)
         references = [f"#{k}" for k in range(1, 5)]
         return self.lesson("odd", members, self.say.seeing("odd"), references[members.index(stranger)], references)
@@ -117,6 +126,10 @@ class Seeing:
             return None
         board, inside = self.rng.choice(self.themes)
         members = self.rng.sample(inside, 5)
+        self._lean(lambda: dict.fromkeys(members, board.title))
+        return self.titles(board, members)
+
+    def titles(self, board: Board, members: list[int]) -> Lesson | None:
         shown = set(members)
         others = [other for other, inner in self.themes if other.title != board.title and not shown & set(inner)]
         near = [other.title for other in others if other.category == board.category]
@@ -146,35 +159,56 @@ class Seeing:
 
     def scene(self) -> Iterator[Lesson]:
         """Several lessons that share their pictures."""
-        drawn, self.worded = self.rng.random(), False
-        if drawn < 0.35:
+        drawn, self.words = self.rng.random(), {}
+        if drawn < 0.2:
             yield from self._group(self.odd())
-        elif drawn < 0.6:
+        elif drawn < 0.4:
             yield from self._group(self.theme())
+        elif drawn < 0.64:
+            yield from self._alone(self.rng.choice(self.pool))
         else:
-            members = self.members(self.rng.choice((1, 1, 1, 1, 2, 3, 4, 4, 5)))
-            self.worded = len(members) > 1 and self.rng.random() < _WORDED
-            yield from self._questions(members)
-        self.worded = False
+            yield from self._together(self.members(self.rng.choice((2, 3, 4, 4, 4, 5))))
+        self.words = {}
 
     def _group(self, first: Lesson | None) -> Iterator[Lesson]:
-        """A question about all of the pictures, then some about single ones."""
+        """A question about all of the pictures; once they stand alone, some about single ones."""
         if first:
             yield first
-            yield from self._questions([self.world.at[id] for id in first.expect["items"]])
+            members = [self.world.at[id] for id in first.expect["items"]]
+            if first.kind == "theme":  # the same pictures among other titles
+                board = next(board for board, _ in self.themes if board.id == first.expect["board"])
+                yield from self._some([self.titles(board, members)])
+            if not self.words:
+                yield from self._alone(self.rng.choice(members), members)
+                yield from self._some([self.pick(members, self.rng.randrange(len(members)))])
 
-    def _questions(self, members: list[int]) -> Iterator[Lesson]:
-        """One question of each kind about one picture (all kinds about a picture that stands alone), and which is which."""
-        pictures = self.world.pictures
+    def _alone(self, i: int, members: Sequence[int] = ()) -> Iterator[Lesson]:
+        """All kinds of questions about one picture, among ``members`` or by itself."""
+        among, picture = list(members) or [i], self.world.pictures[i]
+        at = among.index(i)
+        if not members:
+            self._lean(lambda: {i: self.name_of(i)})
+        if picture.category in self.kinds:
+            yield self.category(among, at)
+        if picture.names and self.rng.random() < 0.4:
+            yield self.describe(among, at)
+        yield from self._some(self.match(among, at) for _ in range(2))
+
+    def _together(self, members: list[int]) -> Iterator[Lesson]:
+        """Which is which: the same pictures with different answers, and one of them by itself."""
+        self._lean(lambda: {i: self.name_of(i) for i in members})
+        yield from self._some(self.pick(members, at) for at in self.rng.sample(range(len(members)), min(len(members), 3)))
         at = self.rng.randrange(len(members))
-        if pictures[members[at]].category in self.kinds and not self.worded:
-            yield self.category(members, at)
-        if pictures[members[at]].names and self.rng.random() < 0.5:
-            yield self.describe(members, at)
         yield from self._some([self.match(members, at)])
-        if len(members) > 1:
-            yield from self._some(self.pick(members, at) for at in self.rng.sample(range(len(members)), min(len(members), 3)))
+        if self.world.pictures[members[at]].category in self.kinds and self.rng.random() < 0.5:
+            yield self.category(members, at)
+
+    def _lean(self, words: Callable[[], dict[int, str]]) -> None:
+        """Let the pictures of this scene lean on words, each by another share."""
+        if self.lean > 0:
+            self.words = {i: word for i, word in words().items() if word}
+            self.leans = {i: self.lean * self.rng.random() for i in self.words}
 
     @staticmethod
-    def _some(lessons: Any) -> Iterator[Lesson]:
+    def _some(lessons: Iterable[Lesson | None]) -> Iterator[Lesson]:
         yield from (lesson for lesson in lessons if lesson)

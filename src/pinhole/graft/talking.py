@@ -312,10 +312,10 @@ class Talking:
             yield self.lesson("describe", tools, history, self.say.seeing("describe", a=f"#{k + 1}"), answer=", ".join(picture.names[:3]))
 
 
-def talking_lessons(own: Sequence[ToolSchema], config: GraftConfig) -> Callable[[World, random.Random], Iterator[Lesson]]:
+def talking_lessons(own: Sequence[ToolSchema], config: GraftConfig) -> Callable[[World, random.Random, float], Iterator[Lesson]]:
     """The second stage's stream: episodes of conversation, and scenes of seeing replayed between them."""
 
-    def stream(world: World, rng: random.Random) -> Iterator[Lesson]:
+    def stream(world: World, rng: random.Random, progress: float) -> Iterator[Lesson]:
         talking, seeing = Talking(world, rng, own, config), Seeing(world, rng)
         while True:
             if rng.random() < config.replay:

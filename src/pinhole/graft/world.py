@@ -70,6 +70,10 @@ class World:
         taught = Counter(name for i in self.train for name in self.pictures[i].names)
         self.concepts = {name for name, count in taught.items() if count >= _CONCEPT_AT_LEAST}
         self.at = {picture.id: i for i, picture in enumerate(self.pictures)}
+        self.shelves: dict[int, list[str]] = defaultdict(list)  # titles of the training boards that a picture is on
+        for board in self.boards:
+            for i in () if board.held else board.pictures:
+                self.shelves[i].append(board.title)
         self._softs: dict[int, Soft] = {}
         self.mean = self.vectors[self.train].mean(0) if self.train else np.zeros(self.vectors.shape[1:], np.float32)
         self.by_category: dict[bool, dict[str, list[int]]] = {False: defaultdict(list), True: defaultdict(list)}
@@ -79,6 +83,11 @@ class World:
     def concepts_of(self, i: int) -> list[str]:
         """Names of a picture that enough training pictures bear to be learned from them."""
         return [name for name in self.pictures[i].names if name in self.concepts]
+
+    def words_of(self, i: int) -> list[str]:
+        """What a picture is called where it is to be recognised: its concepts and its kind, else whatever names it has."""
+        picture = self.pictures[i]
+        return [*(self.concepts_of(i) or picture.names[:3]), *([picture.category] if picture.category in self.categories else [])]
 
     def soft(self, i: int) -> Soft:
         if i not in self._softs:
