@@ -77,6 +77,13 @@ def test_answers_are_right(world: World) -> None:
     assert kinds == {"category", "describe", "match", "pick", "odd", "theme"}
 
 
+@pytest.mark.parametrize("held", [False, True])
+def test_yes_is_right_as_often_as_no(world: World, held: bool) -> None:
+    seeing = Seeing(world, random.Random(2), held=held)
+    asked = [lesson.answer for _ in range(600) if (lesson := seeing.match([seeing.rng.choice(seeing.named)], 0))]
+    assert len(asked) > 450 and 0.44 < asked.count("yes") / len(asked) < 0.56
+
+
 def test_pictures_lean_on_the_word_they_are_asked_by(world: World) -> None:
     seeing, asked = Seeing(world, random.Random(1), lean=0.6), 0
     for lesson in (lesson for _ in range(200) for lesson in seeing.scene()):

@@ -119,7 +119,12 @@ def _decoding(engine: LocalEngine) -> dict[str, float]:
     with ThreadPoolExecutor(8) as pool:
         said = sum(done.usage.completion_tokens for done in pool.map(go, range(1, 9)))
     together = said / (time.perf_counter() - began)
-    return {"engine.tokens_per_s": alone.completion_tokens / max(1e-9, alone.total_s - alone.first_token_s), "engine.tokens_per_s.together": together}
+    return {
+        "engine.tokens_per_s": alone.completion_tokens / max(1e-9, alone.total_s - alone.first_token_s),
+        "engine.tokens_per_s.n": alone.completion_tokens,
+        "engine.tokens_per_s.together": together,
+        "engine.tokens_per_s.together.n": said,
+    }
 
 
 def _long(engine: LocalEngine, rounds: int) -> dict[str, float]:

@@ -18,7 +18,7 @@ from pinhole.evaluation.machine import machine
 from pinhole.evaluation.seeing_exams import seeing_exams
 from pinhole.evaluation.tool_exams import same_arguments, tool_exams
 from pinhole.graft.model import Graft
-from pinhole.graft.prompt import Soft, ToolSchema, card, parse_call
+from pinhole.graft.prompt import Message, Part, Soft, ToolSchema, card, parse_call
 from pinhole.graft.seeing import Lesson
 from pinhole.graft.world import World
 from pinhole.workspace import write_json
@@ -40,11 +40,15 @@ def graft_exams(
 def prompt_costs(graft: Graft, world: World) -> dict[str, float]:
     """Tokens that an item takes in a prompt: its picture alone, and its whole card with number and title."""
     some = world.held[:200] or world.train[:200]
-    lengths = []
-    for k, i in enumerate(some, 1):
-        parts = card(k % 10, world.soft(i), world.pictures[i].title, graft.card, graft.card_words)
-        lengths.append(sum(1 if isinstance(part, Soft) else len(graft.tokenizer(part, add_special_tokens=False)["input_ids"]) for part in parts))
-    return {"cost.tokens_per_item": 1.0, "cost.tokens_per_card": sum(lengths) / max(1, len(lengths)), "cost.tokens_per_card.n": len(lengths)}
+    cards = [card(k % 10, world.soft(i), world.pictures[i].title, graft.card, graft.card_words) for k, i in enumerate(some, 1)]
+
+    def tokens(parts: Sequence[Part]) -> int:
+        return len(graft.prompter.render([Message.of("user", *parts, "?")]).tokens)
+
+    nothing, bare = tokens([]), tokens([world.soft(i) for i in some])
+    lengths = [tokens(parts) - nothing for parts in cards]
+    each = {"cost.tokens_per_item": (bare - nothing) / max(1, len(some)), "cost.tokens_per_card": sum(lengths) / max(1, len(some))}
+    return each | {f"{key}.n": len(some) for key in each}
 
 
 def conversations(answered: Sequence[tuple[Lesson, str]], n: int, seed: int) -> list[dict[str, Any]]:

@@ -19,6 +19,8 @@ from pinhole.graft.phrasings import Phrases
 from pinhole.graft.prompt import Message, Soft, ToolSchema, card, lines, system
 from pinhole.graft.world import Board, World
 
+_TRIES = 8  # draws of a wrong name before a question is given up
+
 
 @dataclass(frozen=True)
 class Lesson:
@@ -71,14 +73,19 @@ class Seeing:
         return self.lesson("describe", members, self.say.seeing("describe", a=f"#{at + 1}"), ", ".join(names[:3]))
 
     def match(self, members: Sequence[int], at: int) -> Lesson | None:
-        if self.rng.random() < 0.5:
-            name, answer = self.name_of(members[at]), "yes"
-        else:
-            other = self.world.other(self.rng, members[at], self.held)
-            name, answer = self.name_of(other), "no"
-            if not name or self.right(members[at], name):
-                return None
-        return self.lesson("match", members, self.say.seeing("match", a=f"#{at + 1}", x=name), answer, ("yes", "no")) if name else None
+        """As many wrong names as right ones: one that happens to be right after all is drawn again."""
+        yes = self.rng.random() < 0.5
+        name = self.name_of(members[at]) if yes else self._wrong_name(members[at])
+        return (
+            self.lesson("match", members, self.say.seeing("match", a=f"#{at + 1}", x=name), "yes" if yes else "no", ("yes", "no")) if name else None
+        )
+
+    def _wrong_name(self, i: int) -> str:
+        for _ in range(_TRIES):
+            name = self.name_of(self.world.other(self.rng, i, self.held))
+            if name and not self.right(i, name):
+                return name
+        return ""
 
     def pick(self, members: Sequence[int], at: int) -> Lesson | None:
         name = self.name_of(members[at])

@@ -135,6 +135,7 @@ def _train(trainer: Trainer, world: World, tools: Sequence[ToolSchema], config: 
     lessons = sum(point["lessons"] for point in curve)
     return {
         "speed.train.samples_per_s": lessons / seconds,
+        "speed.train.samples_per_s.n": lessons,
         "graft.lessons": lessons,
         "graft.tokens": sum(point["tokens"] for point in curve),
         "graft.seconds": seconds,

@@ -1,0 +1,28 @@
+"""The benchmark steps on a real workspace and prints what it promises. How good the figures are, is for a quiet machine."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from built_shop import built_shop
+from pinhole.benchmarks import train
+from pinhole.errors import UsageError
+from pinhole.workspace import Workspace
+
+
+def test_figures(tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = built_shop(tmp_path_factory) / "shop"
+    before = sorted(path.name for path in shop.rglob("*"))
+    monkeypatch.setattr("sys.argv", ["train", str(shop), "2"])
+    train.main()
+    figures = json.loads(capsys.readouterr().out)
+    assert set(figures) == {"train.fraction", "train.over_stock", "train.packing", "train.tokens_per_s", "train.steps"}
+    assert figures["train.packing"] > 1.5 and figures["train.steps"] == 2 and figures["train.fraction"] > 0
+    assert sorted(path.name for path in shop.rglob("*")) == before
+
+
+def test_without_a_learned_space_it_says_what_to_build(workspace: Workspace) -> None:
+    with pytest.raises(UsageError, match="pinhole build align"):
+        train.run(workspace)
