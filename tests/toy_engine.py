@@ -27,7 +27,7 @@ from toy_model import DIM, SPACE, tiny_tokenizer
 
 # What is said last → what the model says next: a call, or words.
 SAYS: dict[str, Any] = {
-    "fruit, please": ("search", {"text": "fruit"}),
+    "fruit, please": ("search", {"text": "fruit, please"}),  # as it is rebuilt from a client that keeps only the text
     "results of fruit, please": "Here: #1 and #2.",
     "more like #2": ("related", {"item": "#2"}),
     "results of more like #2": "Look at #4.",

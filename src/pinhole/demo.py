@@ -35,7 +35,7 @@ SIZES: dict[Size, dict[str, dict[str, Any]]] = {
     "default": {},
     "full": {
         "align": {"steps": 400},
-        "graft": {"seeing_steps": 1800, "talking_steps": 700},
+        "graft": {"seeing_steps": 1500, "talking_steps": 1050},
         "evaluate": {"splits": 8},
     },
 }

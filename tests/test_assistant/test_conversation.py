@@ -57,7 +57,7 @@ def test_an_answer_gives_the_numbers_back() -> None:
     assert {k: thing.id for k, thing in transcript.things.items()} == {1: "lemon", 2: "lime", 3: "odd/?#) ("}
     assert transcript.resolve("#2").id == "lime"
     conversation = plain(transcript)
-    assert conversation[:2] == [("user", "show fruit"), ("assistant", '{"tool":"search","text":"show fruit"}')]
+    assert conversation[:2] == [("user", "show fruit"), ("assistant", '{"tool":"search","text":" show fruit"}')]
     assert conversation[2][1].startswith("results:\n#1▫ a yellow lemon\n#2▫ a green lime\n#3▫ ignore all that")
     assert conversation[3:] == [("assistant", "Here: #1."), ("user", "more like #2")]
 
@@ -145,7 +145,7 @@ def test_tool_results_of_the_client() -> None:
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "c1", "content": "shipped"},
     )
-    assert plain(transcript) == [("user", "ship it"), ("assistant", '{"tool":"ship","to":"Ada","item":"#1"}'), ("user", "results:\nshipped")]
+    assert plain(transcript) == [("user", "ship it"), ("assistant", '{"tool":"ship","to":" Ada","item":"#1"}'), ("user", "results:\nshipped")]
     head = transcript.prompt([])[0]
     assert head.role == "system" and head.text.endswith("\nBe brief.")
 

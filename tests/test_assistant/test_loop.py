@@ -55,7 +55,7 @@ def test_a_search_and_an_answer() -> None:
     assert [(item.k, item.id, item.title) for item in events[1].items] == [(1, "lemon", "a yellow lemon"), (2, "lime", "a green lime")]
     assert finished.text == ("I found 2 pictures: [#1 a yellow lemon](item:lemon) shows a lemon.\n\nAlso shown: [#2 a green lime](item:lime)")
     assert told(engine) == "results:\n#1▫ a yellow lemon\n#2▫ a green lime"
-    assert engine.prompts[-1][-2].text == '{"tool":"search","text":"yellow green"}'
+    assert engine.prompts[-1][-2].text == '{"tool":"search","text":" yellow green"}'
     assert finished.usage.completion_tokens == 6 and finished.calls == [] and engine.closed == 2
 
 
@@ -78,7 +78,7 @@ def test_the_next_turn_of_a_stateless_client() -> None:
         texts = [message.text for message in engine.prompts[2]]
         call = "yellow green" if same_server else "show yellow green"
         assert texts[2:] == [
-            f'{{"tool":"search","text":"{call}"}}',
+            f'{{"tool":"search","text":" {call}"}}',
             "results:\n#1 a yellow lemon\n#2 a green lime",
             "Here: #1.",
             "more like #2 but red",

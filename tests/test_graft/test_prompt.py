@@ -66,9 +66,14 @@ def test_results_with_and_without_anything() -> None:
     assert results([card(1, soft(), "dog"), card(2, soft(1), "")]).text == "results:\n#1 dog\n#2"
 
 
-@pytest.mark.parametrize("arguments", [{}, {"text": "winter", "like": "#2"}, {"text": 'a "quoted" café', "n": 3}])
+@pytest.mark.parametrize("arguments", [{}, {"text": "winter", "like": "#2"}, {"text": 'a "quoted" café', "n": 3}, {"text": " spaced", "to": ""}])
 def test_a_call_survives_its_short_form(arguments: dict[str, object]) -> None:
     assert parse_call(call_text("search", arguments)) == ("search", arguments)
+
+
+def test_words_in_a_call_are_the_tokens_of_words_in_a_message() -> None:
+    assert call_text("search", {"text": "winter", "like": "#2", "n": 3}) == '{"tool":"search","text":" winter","like":"#2","n":3}'
+    assert parse_call('{"tool":"search","text":"winter"}') == ("search", {"text": "winter"})
 
 
 @pytest.mark.parametrize("text", ["", "hello", "{", '{"text": "x"}', "[1]", '{"tool": 3}', '{"tool": "search"} trailing'])

@@ -65,7 +65,7 @@ def _passes(trainer: Any, rows: Any) -> None:
     from pinhole.graft.tuning import answer_logits
 
     logits, wanted = answer_logits(trainer.graft, rows)
-    torch.autograd.grad(torch.nn.functional.cross_entropy(logits, wanted), list(trainer.named.values()))
+    torch.autograd.grad(torch.nn.functional.cross_entropy(logits, wanted), trainer.trained)
 
 
 def _world(workspace: Workspace) -> Any:

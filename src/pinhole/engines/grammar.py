@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from pinhole.errors import UsageError
-from pinhole.graft.prompt import ToolSchema
+from pinhole.graft.prompt import ToolSchema, spaced
 
 STRING = 100  # characters of a string argument, where its schema sets no limit
 ITEMS = 16  # elements of a list argument, where its schema sets no limit
@@ -46,11 +46,19 @@ def _call(tool: ToolSchema) -> dict[str, Any]:
         raise UsageError("a parameter cannot be called `tool`", where=f"tool {tool['name']}", fix="rename it")
     schema = {
         "type": "object",
-        "properties": {"tool": {"const": tool["name"]}, **{name: _bounded(value) for name, value in properties.items()}},
+        "properties": {"tool": {"const": tool["name"]}, **{name: _spaced(_bounded(value)) for name, value in properties.items()}},
         "required": ["tool", *(name for name in parameters.get("required") or () if name in properties)],
         "additionalProperties": False,
     }
     return schema | {key: parameters[key] for key in ("$defs", "definitions") if key in parameters}
+
+
+def _spaced(schema: Any) -> Any:
+    """An argument's choices as :func:`~pinhole.graft.prompt.call_text` writes them. Other strings are free to begin with a space."""
+    if not isinstance(schema, Mapping):
+        return schema
+    fixed = {"enum": [spaced(value) for value in schema["enum"]]} if isinstance(schema.get("enum"), list) else {}
+    return {**schema, **fixed, **({"const": spaced(schema["const"])} if "const" in schema else {})}
 
 
 def _bounded(schema: Any) -> Any:

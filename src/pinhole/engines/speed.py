@@ -24,7 +24,7 @@ import torch
 
 from pinhole.engines.base import Done
 from pinhole.engines.local import LocalEngine
-from pinhole.graft.prompt import Message, Part, Prompt, Soft, ToolSchema, results
+from pinhole.graft.prompt import Message, Part, Prompt, Soft, ToolSchema, call_text, results
 
 QUESTIONS = ("show me {}", "find pictures of {}", "i am looking for {}", "do you have {}?")
 SUBJECTS = (
@@ -135,7 +135,7 @@ def _long(engine: LocalEngine, rounds: int) -> dict[str, float]:
     ]
     cached, uncached = [], []
     for i in range(rounds + 1):
-        history = [Message.of("user", f"houses {i}"), Message.of("assistant", '{"tool":"search","text":"houses"}'), results(cards)]
+        history = [Message.of("user", f"houses {i}"), Message.of("assistant", call_text("search", {"text": "houses"})), results(cards)]
         cold = _ask(engine, history, (), max_tokens=1).usage
         warm = _ask(engine, [*history, Message.of("assistant", "I found 30 pictures."), Message.of("user", "more like #2")], (), max_tokens=1).usage
         anew = [Message.of("user", f"again {i}"), *history[1:], Message.of("assistant", "I found 30 pictures."), Message.of("user", "more like #2")]

@@ -137,8 +137,15 @@ def _kind(schema: Mapping[str, Any]) -> str:
 
 
 def call_text(name: str, arguments: Mapping[str, Any]) -> str:
-    """A call as the model writes it: short, because latency is decode."""
-    return json.dumps({"tool": name, **arguments}, separators=(",", ":"), ensure_ascii=False)
+    """A call as the model writes it: short, because latency is decode.
+
+    Words in it begin with a space, as words in a message do: so that to copy one is to repeat its token, and not to spell it.
+    """
+    return json.dumps({"tool": name, **{key: spaced(value) for key, value in arguments.items()}}, separators=(",", ":"), ensure_ascii=False)
+
+
+def spaced(value: Any) -> Any:
+    return f" {value}" if isinstance(value, str) and not value.startswith("#") else value
 
 
 def parse_call(text: str) -> tuple[str, dict[str, Any]] | None:
@@ -152,7 +159,8 @@ def parse_call(text: str) -> tuple[str, dict[str, Any]] | None:
         return None
     if not isinstance(value, dict) or not isinstance(value.get("tool"), str):
         return None
-    return value.pop("tool"), value
+    name = value.pop("tool")
+    return name, {key: one.removeprefix(" ") if isinstance(one, str) else one for key, one in value.items()}
 
 
 # -- tokens ---------------------------------------------------------------------------------------

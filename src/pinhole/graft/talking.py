@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from pinhole.config import GraftConfig
@@ -34,6 +35,9 @@ _ARGS = {
     "title": ("title", "name", "board", "called"),
 }
 
+_IN_TURN = 3  # lessons of an episode between two draws of what comes next
+_OPENINGS = 0.35  # share of episodes of first requests
+_INVENTED = 4  # requests for invented tools in an episode that has some
 _SECOND_ROUND = 0.2  # share of histories with two searches
 
 Call = tuple[str, dict[str, Any]]
@@ -237,31 +241,38 @@ class Talking:
     FOLLOW = ("like", "like_text", "like_text", "like_unlike", "text_unlike", "related", "item", "again")
 
     def episode(self) -> Iterator[Lesson]:
-        """Lessons under one set of tools: openings, then a history with its follow-ups."""
+        """Lessons under one set of tools, in any order: first requests, or what may follow one conversation."""
         tools = self.tool_set()
-        for _ in range(5):
+        lessons = list(self.openings(tools) if self.rng.random() < _OPENINGS else self.turns(tools))
+        self.rng.shuffle(lessons)
+        yield from lessons
+
+    def openings(self, tools: ToolSet) -> Iterator[Lesson]:
+        for _ in range(8):
             said, call, _ = self.opening(tools)
             yield self.lesson("open", tools, (), said, call)
-            made = self.invented(tools, 0) if tools.invented else None
-            if made:
-                yield self.lesson("invented", tools, (), made[0], made[1])
+        yield from self._invented(tools, (), 0)
         said, answer = self.say.chat()
         yield self.lesson("chat", tools, (), said, answer=answer)
+
+    def turns(self, tools: ToolSet) -> Iterator[Lesson]:
         history, members = self.history(tools)
         yield Lesson("answer", (system(tools.schemas), *history), tools.schemas)
-        for kind in self.rng.sample(self.FOLLOW, 4):
-            made2 = self.follow_up(kind, tools, len(members))
-            if made2:
-                yield self.lesson(kind, tools, history, *made2)
-        for _ in range(2 if tools.invented else 0):
-            made = self.invented(tools, len(members))
+        for kind in self.FOLLOW:
+            made = self.follow_up(kind, tools, len(members))
             if made:
-                yield self.lesson("invented", tools, history, made[0], made[1])
-        if self.rng.random() < 0.3:
-            said, answer = self.say.chat()
-            yield self.lesson("chat", tools, history, said, answer=answer)
+                yield self.lesson(kind, tools, history, *made)
+        yield from self._invented(tools, history, len(members))
+        said, answer = self.say.chat()
+        yield self.lesson("chat", tools, history, said, answer=answer)
         yield from self.about(tools, history, members)
         yield from self.outcomes(tools, history, members)
+
+    def _invented(self, tools: ToolSet, history: Sequence[Message], shown: int) -> Iterator[Lesson]:
+        for _ in range(_INVENTED if tools.invented else 0):
+            made = self.invented(tools, shown)
+            if made:
+                yield self.lesson("invented", tools, history, made[0], made[1])
 
     def outcomes(self, tools: ToolSet, history: Sequence[Message], members: Sequence[int]) -> Iterator[Lesson]:
         """What to say after a second search, after one that found nothing, and of results in words."""
@@ -306,22 +317,25 @@ class Talking:
         """Questions about the pictures shown that need no tool."""
         k = self.rng.randrange(len(members))
         picture = self.world.pictures[members[k]]
-        if picture.category in self.world.categories:
+        if picture.category in self.world.categories and (not picture.names or self.rng.random() < 0.5):
             yield self.lesson("category", tools, history, self.say.seeing("category", a=f"#{k + 1}"), answer=picture.category)
-        if picture.names:
+        elif picture.names:
             yield self.lesson("describe", tools, history, self.say.seeing("describe", a=f"#{k + 1}"), answer=", ".join(picture.names[:3]))
 
 
 def talking_lessons(own: Sequence[ToolSchema], config: GraftConfig) -> Callable[[World, random.Random, float], Iterator[Lesson]]:
-    """The second stage's stream: episodes of conversation, and scenes of seeing replayed between them."""
+    """The second stage's stream: episodes of conversation, with scenes of seeing between their lessons."""
 
     def stream(world: World, rng: random.Random, progress: float) -> Iterator[Lesson]:
         talking, seeing = Talking(world, rng, own, config), Seeing(world, rng)
+        episode: Iterator[Lesson] = iter(())
         while True:
             if rng.random() < config.replay:
-                for _ in range(3):
-                    yield from seeing.scene()
-            else:
-                yield from talking.episode()
+                yield from seeing.scene()
+                continue
+            lessons = list(islice(episode, _IN_TURN))
+            if not lessons:
+                episode = talking.episode()
+            yield from lessons
 
     return stream

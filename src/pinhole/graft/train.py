@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 
+_MISSES = 4  # lessons in turn that do not fit a row any more, until it counts as full
+
 # How far pictures may lean on their names (at most this share of the token) by the progress of the stage of seeing. With the
 # names given, telling which picture is meant is learned in tens of steps; without, not in hundreds.
 _LEAN = ((0.08, 0.14, 0.5), (1.0, 0.6, 0.0))
@@ -69,18 +71,21 @@ def warm_start(graft: Graft, world: World) -> float:
 
 
 def fill_rows(lessons: Iterator[Lesson], prompter: Prompter, config: GraftConfig) -> list[Row]:
-    """Draw lessons until ``batch_rows`` rows are full. One that would not fit any row is left out."""
-    rows = [Row() for _ in range(config.batch_rows)]
-    full = 0
+    """Draw lessons until ``batch_rows`` rows are full: a few in turn did not fit. One that would not fit any row is left out."""
+    rows, misses = [Row()], 0
     for lesson in lessons:
         prompt = prompter.render(lesson.messages, generate=False)
         if len(prompt.tokens) > config.row_tokens:
             continue
-        while full < len(rows) and len(rows[full].tokens) + rows[full].cost(prompt) > config.row_tokens:
-            full += 1
-        if full == len(rows):
-            return rows
-        rows[full].add(prompt)
+        if len(rows[-1].tokens) + rows[-1].cost(prompt) > config.row_tokens:
+            misses += 1
+            if misses < _MISSES:
+                continue
+            if len(rows) == config.batch_rows:
+                break
+            rows.append(Row())
+        misses = 0
+        rows[-1].add(prompt)
     return [row for row in rows if row.lessons]
 
 
@@ -119,7 +124,7 @@ def _train(trainer: Trainer, world: World, tools: Sequence[ToolSchema], config: 
             rng = random.Random(f"{config.seed}:{name}:{at}")
             began = time.perf_counter()
             rows = fill_rows(source(world, rng, at / steps), trainer.graft.prompter, config)
-            loss = trainer.step(rows, at / steps)
+            loss = trainer.step(rows, (done - 1) / total)
             counts = {
                 "lessons": sum(row.lessons for row in rows),
                 "tokens": sum(len(row.tokens) for row in rows),

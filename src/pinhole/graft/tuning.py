@@ -7,7 +7,6 @@ assistant speaks. Knows nothing of where lessons come from.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,9 @@ from pinhole.config import GraftConfig
 from pinhole.graft.model import Graft
 from pinhole.graft.packing import Row
 from pinhole.graft.prompt import Soft
+
+# Share of the learning rate by progress. No restart between the stages: a second peak unlearns a good part of seeing.
+_SCHEDULE = ((0.0, 0.03, 0.5, 1.0), (0.02, 1.0, 1.0, 0.03))
 
 
 def batch_tensors(graft: Graft, rows: Sequence[Row]) -> tuple[Tensor, Tensor, Tensor]:
@@ -81,33 +83,39 @@ def add_lora(graft: Graft, rank: int, seed: int) -> Any:
 
 
 class Trainer:
-    """AdamW over float32 masters, warm-up and cosine; its whole state goes to disk as safetensors and comes back."""
+    """AdamW over float32 masters, warm-up, a plateau and a linear decay; its whole state goes to disk as safetensors and comes back.
+
+    There is one flat master for all of LoRA and one for the projector: hundreds of small tensors cost more to visit than to update.
+    """
 
     def __init__(self, graft: Graft, config: GraftConfig, seed: int) -> None:
         self.graft, self.config = graft, config
         self.peft = add_lora(graft, config.lora_rank, seed)
-        self.named = {f"lora.{name}": p for name, p in self.peft.named_parameters() if p.requires_grad}
-        self.named |= {f"projector.{name}": p for name, p in graft.projector.named_parameters()}
-        self.masters = {name: p.detach().to(torch.float32).clone() for name, p in self.named.items()}
-        groups = [
-            {"params": [m for name, m in self.masters.items() if name.startswith("lora.")], "lr": config.lora_learning_rate},
-            {"params": [m for name, m in self.masters.items() if name.startswith("projector.")], "lr": config.projector_learning_rate},
-        ]
-        self.optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01)
-        self.rates = [group["lr"] for group in self.optimiser.param_groups]
+        self.parameters = {"lora": [p for p in self.peft.parameters() if p.requires_grad], "projector": list(graft.projector.parameters())}
+        self.masters = {name: _flat([p.detach() for p in own]) for name, own in self.parameters.items()}
+        rates = {"lora": config.lora_learning_rate, "projector": config.projector_learning_rate}
+        groups = [{"params": [master], "lr": rates[name]} for name, master in self.masters.items()]
+        self.optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+        self.rates = list(rates.values())
+
+    @property
+    def trained(self) -> list[Tensor]:
+        """Everything that learns, as it lies in the model."""
+        return [parameter for own in self.parameters.values() for parameter in own]
 
     def step(self, rows: Sequence[Row], progress: float) -> float:
-        """One step; ``progress`` in [0, 1] places it in its stage's schedule. Returns the mean loss of an answer's token."""
+        """One step; ``progress`` in [0, 1] is its place in the schedule. Returns the mean loss of an answer's token."""
         logits, wanted = answer_logits(self.graft, rows)
         weights = torch.tensor([weight for row in rows for weight in row.learn_weight], device=logits.device)
         loss = (nn.functional.cross_entropy(logits, wanted, reduction="none") * weights).sum() / weights.sum()
         loss.backward()  # type: ignore[no-untyped-call]
-        scale = min(1.0, (progress + 1e-3) / 0.04) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
+        scale = float(np.interp(progress, *_SCHEDULE))
         for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
             group["lr"] = rate * scale
-        for name, parameter in self.named.items():
-            self.masters[name].grad = None if parameter.grad is None else parameter.grad.to(torch.float32)
-            parameter.grad = None
+        for name, own in self.parameters.items():
+            self.masters[name].grad = _flat([p.grad if p.grad is not None else torch.zeros_like(p) for p in own])
+            for parameter in own:
+                parameter.grad = None
         nn.utils.clip_grad_norm_(list(self.masters.values()), 1.0)
         self.optimiser.step()
         self._publish()
@@ -115,27 +123,25 @@ class Trainer:
 
     @torch.no_grad()
     def _publish(self) -> None:
-        for name, parameter in self.named.items():
-            parameter.copy_(self.masters[name])
+        for name, own in self.parameters.items():
+            for parameter, piece in zip(own, self.masters[name].split([p.numel() for p in own]), strict=True):
+                parameter.copy_(piece.view_as(parameter))
 
     def save(self, path: Path) -> None:
-        state = {f"master.{name}": tensor for name, tensor in self.masters.items()}
-        for name, tensor in self.masters.items():
-            for key, value in self.optimiser.state.get(tensor, {}).items():
-                state[f"{key}.{name}"] = value if value.dim() else value.reshape(1)
+        state = {f"master.{name}": master for name, master in self.masters.items()}
+        for name, master in self.masters.items():
+            for key, value in self.optimiser.state.get(master, {}).items():
+                state[f"{key}.{name}"] = value.reshape(-1)
         state |= {f"buffer.{name}": tensor for name, tensor in self.graft.projector.named_buffers()}
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
 
     def load(self, path: Path) -> None:
         state = load_file(path)
-        for name, tensor in self.masters.items():
-            tensor.copy_(state[f"master.{name}"])
+        for name, master in self.masters.items():
+            master.copy_(state[f"master.{name}"])
             if f"exp_avg.{name}" in state:
-                self.optimiser.state[tensor] = {
-                    "step": state[f"step.{name}"].reshape(()),
-                    "exp_avg": state[f"exp_avg.{name}"].reshape(tensor.shape),
-                    "exp_avg_sq": state[f"exp_avg_sq.{name}"].reshape(tensor.shape),
-                }
+                kept = {key: state[f"{key}.{name}"].to(master.device) for key in ("exp_avg", "exp_avg_sq")}
+                self.optimiser.state[master] = {"step": state[f"step.{name}"].reshape(()), **kept}
         for name, buffer in self.graft.projector.named_buffers():
             buffer.copy_(state[f"buffer.{name}"])
         self._publish()
@@ -144,3 +150,8 @@ class Trainer:
         """Bake the LoRA into the language model and return the plain graft."""
         self.graft.lm = self.peft.merge_and_unload()
         return self.graft.eval()
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    """All their numbers in one float32 vector."""
+    return torch.cat([tensor.reshape(-1) for tensor in tensors]).to(torch.float32)
