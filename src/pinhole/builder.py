@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pinhole.errors import DiskFull, UnknownName
-from pinhole.meter import Meter
+from pinhole.meter import Meter, give_back
 from pinhole.workspace import Artefact, Workspace, digest, disk_errors
 
 Progress = Callable[[int, int], None]
@@ -156,6 +156,7 @@ class _Loop:
         with disk_errors(root), _foreign_disk_errors(root):
             given = {name: self.current[name] for name in stage.needs}
             out = self.workspace.start(stage.name, key)
+            give_back()
             with Meter() as meter, self.track(stage.name) as progress:
                 figures = stage.run(Build(self.workspace, given, out, latest, progress, self.log))
             _sweep(part)

@@ -62,7 +62,7 @@ class GraftConfig(Section):
     card_words: int = Field(8, ge=0, description="words of the title on a card; 0 writes none")
     seeing_steps: int = Field(600, ge=0, description="steps of the first stage: projector and LoRA learn to see")
     talking_steps: int = Field(480, ge=0, description="steps of the second stage: conversation and tools")
-    replay: float = Field(0.5, ge=0, lt=1, description="how often a scene of seeing comes next in the second stage")
+    replay: float = Field(0.5, ge=0, le=1, description="share of the second stage's steps that replay seeing")
     lora_rank: int = Field(16, ge=1, description="rank of the LoRA on all linear layers")
     lora_learning_rate: float = Field(1.5e-3, gt=0, description="AdamW; warm-up, plateau, linear decay over both stages")
     projector_learning_rate: float = Field(1e-4, gt=0, description="AdamW; warm-up, plateau, linear decay over both stages")

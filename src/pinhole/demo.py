@@ -35,7 +35,7 @@ SIZES: dict[Size, dict[str, dict[str, Any]]] = {
     "default": {},
     "full": {
         "align": {"steps": 400},
-        "graft": {"seeing_steps": 1500, "talking_steps": 1050},
+        "graft": {"seeing_steps": 1350, "talking_steps": 1200},
         "evaluate": {"splits": 8},
     },
 }

@@ -70,10 +70,10 @@ def test_answers_are_right(world: World) -> None:
             picture = shown[int(re.search(r"#(\d)", question)[1]) - 1]
             assert (lesson.answer == "yes") == any(name in question for name in (*picture.names, picture.category))
         elif lesson.kind == "odd":
-            things = [picture.keywords[0] for picture in shown]
-            assert things.count(things[int(lesson.answer[1:]) - 1]) == 1
+            stranger = shown.pop(int(lesson.answer[1:]) - 1)
+            assert set.intersection(*(set(picture.names) for picture in shown)) - set(stranger.names)
         elif lesson.kind == "theme":
-            assert lesson.answer in question and all(picture.keywords[0] == lesson.answer for picture in shown)
+            assert lesson.answer in question and all(lesson.answer in picture.names for picture in shown)
     assert kinds == {"category", "describe", "match", "pick", "odd", "theme"}
 
 
@@ -108,6 +108,14 @@ def test_training_never_sees_a_held_out_board(world: World) -> None:
     hidden = {i for board in world.boards if board.held for i in board.pictures}
     for board, members in world.themed(False, 3):
         assert not board.held and not hidden & set(members)
+
+
+def test_groups_are_training_pictures_of_one_name_and_no_board(world: World) -> None:
+    titles = {board.title for board in world.boards}
+    assert world.groups
+    for group, members in world.groups:
+        assert group.title not in titles and len(members) >= 5
+        assert all(i in world.train and group.title in world.pictures[i].names for i in members)
 
 
 def test_calls_are_to_tools_on_offer_with_their_arguments(world: World) -> None:

@@ -22,7 +22,7 @@ from pinhole.errors import PinholeError, UsageError
 from pinhole.evaluation.answers import blinded
 from pinhole.evaluation.intervals import share
 from pinhole.graft import toolbank
-from pinhole.graft.prompt import Message, Part, ToolSchema, system
+from pinhole.graft.prompt import Message, Part, Soft, ToolSchema, system
 from pinhole.graft.seeing import Lesson
 from pinhole.graft.talking import Talking, ToolSet
 from pinhole.graft.world import World
@@ -174,9 +174,11 @@ def tool_exams(
 ) -> tuple[dict[str, float], list[tuple[Lesson, str]]]:
     """Figures, and every turn with what the model said. Chance is a name drawn among the tools and none; nobody draws arguments."""
     turns = [*core_turns(world, own, config, n, seed), *unseen_turns(world, own, config, n, seed)]
-    dark = [blinded(turn, world.mean) for turn in turns]
-    replies = ask(engine, [*turns, *dark], progress)
-    right, blind = marks(turns, replies[: len(turns)]), marks(dark, replies[len(turns) :])
+    pictured = [any(isinstance(part, Soft) for message in turn.messages for part in message.parts) for turn in turns]
+    replies = ask(engine, [*turns, *(blinded(turn, world.mean) for turn, dark in zip(turns, pictured, strict=True) if dark)], progress)
+    later = iter(replies[len(turns) :])
+    unseeing = [next(later) if dark else reply for reply, dark in zip(replies, pictured, strict=False)]  # no picture: the same question
+    right, blind = marks(turns, replies[: len(turns)]), marks(turns, unseeing)
     figures: dict[str, float] = {}
     for key, answers in right.items():
         figures |= share(key, answers)

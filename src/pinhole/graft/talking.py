@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
 from typing import Any
 
 from pinhole.config import GraftConfig
@@ -35,8 +34,7 @@ _ARGS = {
     "title": ("title", "name", "board", "called"),
 }
 
-_IN_TURN = 3  # lessons of an episode between two draws of what comes next
-_OPENINGS = 0.35  # share of episodes of first requests
+_OPENINGS = 0.25  # share of episodes of first requests
 _INVENTED = 4  # requests for invented tools in an episode that has some
 _SECOND_ROUND = 0.2  # share of histories with two searches
 
@@ -324,18 +322,15 @@ class Talking:
 
 
 def talking_lessons(own: Sequence[ToolSchema], config: GraftConfig) -> Callable[[World, random.Random, float], Iterator[Lesson]]:
-    """The second stage's stream: episodes of conversation, with scenes of seeing between their lessons."""
+    """The second stage's stream. A step is of one kind: episodes of conversation or, as a replay, scenes of seeing.
+
+    Mixed within a row, the conversation's own history leaves too little room for what follows it.
+    """
 
     def stream(world: World, rng: random.Random, progress: float) -> Iterator[Lesson]:
-        talking, seeing = Talking(world, rng, own, config), Seeing(world, rng)
-        episode: Iterator[Lesson] = iter(())
+        seeing, talking = Seeing(world, rng), Talking(world, rng, own, config)
+        replayed = rng.random() < config.replay
         while True:
-            if rng.random() < config.replay:
-                yield from seeing.scene()
-                continue
-            lessons = list(islice(episode, _IN_TURN))
-            if not lessons:
-                episode = talking.episode()
-            yield from lessons
+            yield from seeing.scene() if replayed else talking.episode()
 
     return stream

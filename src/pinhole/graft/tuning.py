@@ -22,7 +22,7 @@ from pinhole.graft.packing import Row
 from pinhole.graft.prompt import Soft
 
 # Share of the learning rate by progress. No restart between the stages: a second peak unlearns a good part of seeing.
-_SCHEDULE = ((0.0, 0.03, 0.5, 1.0), (0.02, 1.0, 1.0, 0.03))
+_SCHEDULE = ((0.0, 0.03, 0.6, 1.0), (0.02, 1.0, 1.0, 0.03))
 
 
 def batch_tensors(graft: Graft, rows: Sequence[Row]) -> tuple[Tensor, Tensor, Tensor]:

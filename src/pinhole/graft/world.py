@@ -11,6 +11,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -112,6 +113,21 @@ class World:
             members = [i for i in board.pictures if self.pictures[i].held == held]
             if len(members) >= at_least:
                 found.append((board, members))
+        return found
+
+    @cached_property
+    def groups(self) -> list[tuple[Board, list[int]]]:
+        """Training pictures of one concept, as if they were a board of that title: themes beyond those that people made boards of."""
+        titles = {board.title for board in self.boards}
+        bearing: dict[str, list[int]] = defaultdict(list)
+        for i in self.train:
+            for name in self.concepts_of(i):
+                bearing[name].append(i)
+        found = []
+        for name, members in sorted(bearing.items()):
+            if name not in titles and len(members) >= _CONCEPT_AT_LEAST:
+                kind = Counter(self.pictures[i].category for i in members).most_common(1)[0][0]
+                found.append((Board(f"concept:{name}", name, tuple(members), False, kind), members))
         return found
 
 
