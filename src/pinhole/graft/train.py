@@ -41,8 +41,7 @@ Progress = Callable[[int, int], None]
 
 _MISSES = 4  # lessons in turn that do not fit a row any more, until it counts as full
 
-# How far pictures may lean on their names (at most this share of the token) by the progress of the stage of seeing. With the
-# names given, telling which picture is meant is learned in tens of steps; without, not in hundreds.
+# How far pictures may lean on their names (at most this share of the token) by the progress of the stage of seeing.
 _LEAN = ((0.08, 0.14, 0.5), (1.0, 0.6, 0.0))
 
 

@@ -21,7 +21,7 @@ from pinhole.graft.model import Graft
 from pinhole.graft.packing import Row
 from pinhole.graft.prompt import Soft
 
-# Share of the learning rate by progress. No restart between the stages: a second peak unlearns a good part of seeing.
+# Share of the learning rate by progress through both stages: warm-up, plateau, linear decay.
 _SCHEDULE = ((0.0, 0.03, 0.6, 1.0), (0.02, 1.0, 1.0, 0.03))
 
 
