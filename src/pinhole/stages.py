@@ -178,7 +178,7 @@ def _named(*stages: Stage) -> dict[str, Stage]:
 STAGES: dict[str, Stage] = _named(
     Stage("embed", (), ("vision",), ("items",), 1, _embed, _encoders),
     Stage("align", ("embed",), ("align", "catalogue"), ("items", "boards", "queries"), 1, _align),
-    Stage("index", ("embed", "align"), ("index", "align", "catalogue"), ("items", "boards", "queries"), 1, _index),
-    Stage("graft", ("embed", "align"), ("graft", "catalogue"), ("items", "boards"), 2, _graft, _base_and_tools),
+    Stage("index", ("embed", "align"), ("index", "align", "catalogue"), ("items", "boards", "queries"), 2, _index),
+    Stage("graft", ("embed", "align"), ("graft", "catalogue"), ("items", "boards"), 3, _graft, _base_and_tools),
     Stage("evaluate", ("embed", "align", "index", "graft"), ("evaluate", "catalogue"), ("items", "boards", "queries"), 2, _evaluate),
 )

@@ -39,12 +39,13 @@ def accepts(vocabulary: Vocabulary, text: str, tools: Any = TOOLS, tool_choice: 
 @pytest.mark.parametrize(
     "text",
     [
-        '{"tool":"search","text":"winter"}',
-        '{"tool":"search","text":"winter","like":"#2"}',
+        '{"tool":"search","text":" winter"}',
+        '{"tool":"search","text":" winter","like":"#2"}',
+        '{"tool":"search","text":"#2 and such"}',
         '{"tool":"search","like":"#12","unlike":"#999"}',
-        '{"tool":"search","text":"café \\"中文\\""}',
+        '{"tool":"search","text":" café \\"中文\\""}',
         '{"tool":"related","item":"#1"}',
-        '{"tool":"board","title":""}',
+        '{"tool":"board","title":" "}',
         "I found 6 pictures: #1 shows a lemon.",
         'a {"tool"',
     ],
@@ -60,11 +61,12 @@ def test_what_may_be_said(vocabulary: Vocabulary, text: str) -> None:
         '{"tool":"related"}',
         '{"tool":"related","item":"2"}',
         '{"tool":"related","item":"#1234"}',
-        '{"tool":"search","like":"#2","text":"the order is the schema\'s"}',
+        '{"tool":"search","like":"#2","text":" the order is the schema\'s"}',
         '{"tool":"search","colour":"red"}',
         '{"tool": "search"}',
-        '{"tool":"search","text":"' + "x" * (STRING + 1) + '"}',
-        '{"tool":"board","title":"a\nb"}',
+        '{"tool":"search","text":" ' + "x" * (STRING + 1) + '"}',
+        '{"tool":"search","text":"winter"}',
+        '{"tool":"board","title":" a\nb"}',
         ' {"tool":"search"}',
         "\n\n{",
         "{ hello",
@@ -76,7 +78,7 @@ def test_what_may_not(vocabulary: Vocabulary, text: str) -> None:
 
 
 def test_tool_choice(vocabulary: Vocabulary) -> None:
-    call, other, words = '{"tool":"search","text":"sea"}', '{"tool":"board","title":"sea"}', "a sea"
+    call, other, words = '{"tool":"search","text":" sea"}', '{"tool":"board","title":" sea"}', "a sea"
     assert [accepts(vocabulary, text, tool_choice="none") for text in (call, words)] == [False, True]
     assert [accepts(vocabulary, text, tool_choice="required") for text in (call, other, words)] == [True, True, False]
     assert [accepts(vocabulary, text, tool_choice="board") for text in (call, other, words)] == [False, True, False]
@@ -205,3 +207,17 @@ def test_an_unknown_choice_is_named(vocabulary: Vocabulary) -> None:
         vocabulary.grammar(TOOLS, "delete")
     with pytest.raises(UsageError, match="names no tool"):
         vocabulary.grammar((), "required")
+
+
+@pytest.mark.parametrize(("code", "allowed"), [("US", True), ("U", False), ("USA", False), ("#1", True), ("#12", False)])
+def test_the_space_takes_nothing_of_a_string_s_length(vocabulary: Vocabulary, code: str, allowed: bool) -> None:
+    parameters = {"properties": {"country": {"type": "string", "minLength": 2, "maxLength": 2}}, "required": ["country"]}
+    tool = {"name": "ship", "description": "", "parameters": {"type": "object", **parameters}}
+    assert accepts(vocabulary, call_text("ship", {"country": code}), [tool]) is allowed
+
+
+def test_choices_are_said_behind_a_space(vocabulary: Vocabulary) -> None:
+    parameters = {"properties": {"to": {"type": "string", "enum": ["oak", "#1"]}, "all": {"const": "yes"}}, "required": ["to", "all"]}
+    tool = {"name": "frame", "description": "", "parameters": {"type": "object", **parameters}}
+    assert all(accepts(vocabulary, call_text("frame", {"to": to, "all": "yes"}), [tool]) for to in ("oak", "#1"))
+    assert not accepts(vocabulary, '{"tool":"frame","to":"oak","all":" yes"}', [tool])

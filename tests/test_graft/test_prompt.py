@@ -37,10 +37,12 @@ def test_markers_of_the_template_are_plain_text_in_content(prompter: Prompter) -
     assert text.count("second") == 1 and "\ue0000\ue001" in text
 
 
-def test_what_is_learned_is_what_the_assistant_says_and_its_end(prompter: Prompter) -> None:
-    prompt = prompter.render([Message.of("user", "more"), Message.of("assistant", "none"), Message.of("user", "find")], generate=False)
+def test_what_is_learned_is_the_answer_and_its_end(prompter: Prompter) -> None:
+    said = [Message.of("user", "more"), Message.of("assistant", "find"), Message.of("user", "results: none"), Message.of("assistant", "none")]
+    prompt = prompter.render(said, generate=False)
     learned = [token for token, learn in zip(prompt.tokens, prompt.learn, strict=True) if learn]
     assert prompter.tokenizer.decode(learned) == "none<|im_end|>"
+    assert not any(prompter.render(said[:3]).learn)
 
 
 def test_rendering_continues(prompter: Prompter) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ from pinhole.evaluation.answers import blinded, choose
 from pinhole.evaluation.seeing_exams import questions
 from pinhole.graft.model import Graft
 from pinhole.graft.prompt import Message, Soft
-from pinhole.graft.train import train, warm_start
+from pinhole.graft.seeing import Lesson
+from pinhole.graft.talking import talking_lessons
+from pinhole.graft.train import fill_rows, seeing_lessons, train, warm_start
 from pinhole.workspace import read_json
 from toy_model import OWN, tiny_graft
 from toy_world import tiny_world
@@ -59,6 +63,27 @@ def test_training_teaches(tmp_path: Path) -> None:
     run(tmp_path, config)
     losses = [point["loss"] for point in read_json(tmp_path / "curve.json")]
     assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:3])
+
+
+def test_the_second_stage_sees_in_every_step() -> None:
+    world, graft = tiny_world(), tiny_graft()
+    settings = SETTINGS.model_copy(update={"row_tokens": 384, "batch_rows": 2, "replay": 0.5})
+    for seed in range(5):
+        rng = random.Random(seed)
+        kinds: list[str] = []
+        streams = talking_lessons(OWN, settings)(world, rng, 0.0), seeing_lessons(world, rng, 1.0)
+        talk, see = (noted(stream, kinds) for stream in streams)
+        alone = fill_rows(talk, graft.prompter, settings)
+        assert len(alone) == 2 and all(row.lessons and len(row.tokens) <= 384 for row in alone)
+        kinds.clear()
+        both = fill_rows(talk, graft.prompter, settings, see)
+        assert len(both) == 2 and all(len(row.tokens) <= 576 for row in both) and {"pick", "odd", "theme", "match"} & set(kinds)
+
+
+def noted(lessons: Iterator[Lesson], kinds: list[str]) -> Iterator[Lesson]:
+    for lesson in lessons:
+        kinds.append(lesson.kind)
+        yield lesson
 
 
 def test_a_blinded_question_shows_the_mean_picture_everywhere() -> None:

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from built_shop import built_shop
 from pinhole.benchmarks import train
-from pinhole.errors import UsageError
+from pinhole.errors import MissingArtefact
 from pinhole.workspace import Workspace
 
 
-def test_figures(tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures(tmp_path_factory: pytest.TempPathFactory) -> None:
     shop = built_shop(tmp_path_factory) / "shop"
     before = sorted(path.name for path in shop.rglob("*"))
-    monkeypatch.setattr("sys.argv", ["train", str(shop), "2"])
-    train.main()
-    figures = json.loads(capsys.readouterr().out)
+    figures = train.run(Workspace.open(shop), steps=2)
     assert set(figures) == {"train.fraction", "train.over_stock", "train.packing", "train.tokens_per_s", "train.steps"}
     assert figures["train.packing"] > 1.5 and figures["train.steps"] == 2 and figures["train.fraction"] > 0
     assert sorted(path.name for path in shop.rglob("*")) == before
 
 
 def test_without_a_learned_space_it_says_what_to_build(workspace: Workspace) -> None:
-    with pytest.raises(UsageError, match="pinhole build align"):
+    with pytest.raises(MissingArtefact, match="pinhole build align"):
         train.run(workspace)

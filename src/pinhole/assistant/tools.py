@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol, Union, get_args, get_origin, get_type
 
 import numpy as np
 
-from pinhole.graft.prompt import Soft, ToolSchema, board_note
+from pinhole.graft.prompt import Soft, ToolSchema, board_note, unknown
 
 REFERENCE = "^#[0-9]{1,3}$"
 WORDS = 100  # characters of a text argument
@@ -94,7 +94,7 @@ def search(shop: Shop, text: str = "", like: Thing | None = None, unlike: Thing 
     if category.strip():
         kind, near = shop.category(category)
         if not kind:
-            raise Refused(f"no category {_quoted(category)}{_nearest(near)}")
+            raise Refused(unknown("category", _short(category), near))
     found = shop.search(text.strip(), [like] if like else [], [unlike] if unlike else [], kind)
     return Found(found)
 
@@ -124,16 +124,12 @@ def board(shop: Shop, title: str) -> Found:
     """
     found, items, near = shop.board(title)
     if not found:
-        raise Refused(f"no board {_quoted(title)}{_nearest(near)}")
-    return Found([(id, None) for id in items[: shop.results]], note=board_note(" ".join(found.split())[:60], len(items)))
+        raise Refused(unknown("board", _short(title), near))
+    return Found([(id, None) for id in items[: shop.results]], note=board_note(_short(found), len(items)))
 
 
-def _quoted(text: str) -> str:
-    return '"' + " ".join(text.split())[:60] + '"'
-
-
-def _nearest(names: Sequence[str]) -> str:
-    return f"; nearest: {', '.join(names)}" if names else ""
+def _short(text: str) -> str:
+    return " ".join(text.split())[:60]
 
 
 BUILT_IN = (search, related, item, board)
@@ -171,8 +167,8 @@ class Tool:
     def arguments(self, given: Mapping[str, Any], resolve: Callable[[str], Thing]) -> dict[str, Any]:
         """Checked arguments, references looked up. Raises :class:`Refused` with what is wrong."""
         properties = self.schema["parameters"]["properties"]
-        if unknown := [name for name in given if name not in properties]:
-            raise Refused(f"{self.name} has no argument {_quoted(unknown[0])}; it takes {', '.join(properties)}")
+        if strange := [name for name in given if name not in properties]:
+            raise Refused(f'{self.name} has no argument "{_short(strange[0])}"; it takes {", ".join(properties)}')
         if missing := [name for name in self.schema["parameters"]["required"] if name not in given]:
             raise Refused(f"{self.name} needs {missing[0]}")
         return {name: self._value(name, value, properties[name], resolve) for name, value in given.items()}
@@ -242,7 +238,7 @@ class Toolbox:
     def call(self, shop: Shop, name: str, given: Mapping[str, Any], resolve: Callable[[str], Thing]) -> Found | str:
         """Run a tool. Raises :class:`Refused`; what else a tool raises is its own fault and comes through."""
         if name not in self._tools:
-            raise Refused(f"no tool {_quoted(name)}; there are {', '.join(self._tools)}")
+            raise Refused(f'no tool "{_short(name)}"; there are {", ".join(self._tools)}')
         tool = self._tools[name]
         outcome = tool.run(shop, **tool.arguments(given, resolve))
         return outcome if isinstance(outcome, Found) else str(outcome)

@@ -1,7 +1,5 @@
 """The claim: a training step spends at least 90% of its time on the forward and backward pass of its tokens.
 
-    python -m pinhole.benchmarks.train WORKSPACE [STEPS]
-
 Lessons of the workspace, drawn and stepped as the graft stage does, against the bare forward and
 backward pass of the same model on the same rows; beside it the same pass through the stock modules
 of transformers and peft, and what packing saves. Nothing is written.
@@ -9,14 +7,11 @@ of transformers and peft, and what packing saves. Nothing is written.
 
 from __future__ import annotations
 
-import json
 import random
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-from pinhole.errors import PinholeError, UsageError
 from pinhole.workspace import Workspace
 
 NEEDS_WORKSPACE = True
@@ -75,24 +70,5 @@ def _world(workspace: Workspace) -> Any:
     from pinhole.vision.align import Space
     from pinhole.vision.features import Features
 
-    embedded, aligned = workspace.latest("embed"), workspace.latest("align")
-    if embedded is None or aligned is None:
-        raise UsageError("nothing to draw lessons from", where=str(workspace.root), fix="`pinhole build align`")
-    catalogue, settings = Catalogue(workspace.tables), workspace.config.catalogue
-    return build_world(catalogue, Features.load(embedded.path), Space.load(aligned.path), Split(settings), settings.category)
-
-
-def main() -> None:
-    if len(sys.argv) not in (2, 3):
-        print("usage: python -m pinhole.benchmarks.train WORKSPACE [STEPS]", file=sys.stderr)
-        sys.exit(2)
-    try:
-        figures = run(Workspace.open(sys.argv[1]), steps=int(sys.argv[2]) if len(sys.argv) == 3 else 12)
-    except PinholeError as error:
-        print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
-    print(json.dumps({key: round(value, 3) for key, value in figures.items()}))
-
-
-if __name__ == "__main__":
-    main()
+    space, features, settings = Space.load(workspace.need("align").path), Features.load(workspace.need("embed").path), workspace.config.catalogue
+    return build_world(Catalogue(workspace.tables), features, space, Split(settings), settings.category)

@@ -54,11 +54,19 @@ def _call(tool: ToolSchema) -> dict[str, Any]:
 
 
 def _spaced(schema: Any) -> Any:
-    """An argument's choices as :func:`~pinhole.graft.prompt.call_text` writes them. Other strings are free to begin with a space."""
+    """An argument as :func:`~pinhole.graft.prompt.call_text` writes it: choices, and words of the length that is allowed, behind a space."""
     if not isinstance(schema, Mapping):
         return schema
-    fixed = {"enum": [spaced(value) for value in schema["enum"]]} if isinstance(schema.get("enum"), list) else {}
-    return {**schema, **fixed, **({"const": spaced(schema["const"])} if "const" in schema else {})}
+    if isinstance(schema.get("enum"), list):
+        return {**schema, "enum": [spaced(value) for value in schema["enum"]]}
+    if "const" in schema:
+        return {**schema, "const": spaced(schema["const"])}
+    if schema.get("type") == "string" and not {"pattern", "format"} & set(schema):
+        least, most = schema.get("minLength", 0), schema["maxLength"]
+        plain = {key: value for key, value in schema.items() if key not in ("minLength", "maxLength")}
+        words, mark = f" (?s:.){{{least},{most}}}", f"#(?s:.){{{max(0, least - 1)},{most - 1}}}"
+        return {**plain, "pattern": f"^({words}|{mark})$" if most else "^ $"}
+    return schema
 
 
 def _bounded(schema: Any) -> Any:

@@ -251,7 +251,7 @@ def draw_lessons(world: World, tools: Sequence[ToolSchema], config: GraftConfig,
     from pinhole.graft.train import seeing_lessons
 
     rng = random.Random(f"show:{config.seed}")
-    talking = talking_lessons(tools, config.model_copy(update={"replay": 0.0}))
+    talking = talking_lessons(tools, config)
     half = n // 2
     return [*islice(seeing_lessons(world, rng, 1.0), 0, (n - half) * _APART, _APART), *islice(talking(world, rng, 1.0), 0, half * _APART, _APART)]
 

@@ -63,7 +63,7 @@ class Message:
 
 @dataclass(frozen=True)
 class Prompt:
-    """``tokens[i]`` is a token id, or -1-j for the soft token of ``soft[j]``; ``learn[i]`` marks what an assistant says."""
+    """``tokens[i]`` is a token id, or -1-j for the soft token of ``soft[j]``; ``learn[i]`` marks the answer: a last message of the assistant's."""
 
     tokens: tuple[int, ...]
     soft: tuple[Soft, ...]
@@ -107,6 +107,11 @@ def results(cards: Sequence[Sequence[Part]], note: str = "") -> Message:
 
 def board_note(title: str, count: int) -> str:
     return f'board "{title}", {count} pictures'
+
+
+def unknown(kind: str, name: str, near: Sequence[str]) -> str:
+    """What a tool says of a name that nothing has."""
+    return f'no {kind} "{name}"' + (f"; nearest: {', '.join(near)}" if near else "")
 
 
 def system(tools: Sequence[ToolSchema] = ()) -> Message:
@@ -199,7 +204,7 @@ class Prompter:
         tokens: list[int] = []
         learn: list[bool] = []
         soft: list[Soft] = []
-        spoke = False  # the last content was the assistant's: its end-of-turn token is learned too
+        spoke = False  # the last content was the answer: its end-of-turn token is learned too
         for piece in self._layout(tuple(message.role for message in messages), generate):
             if isinstance(piece, str):
                 ids = self._literal(piece)
@@ -208,7 +213,7 @@ class Prompter:
                 spoke = False
                 continue
             message = messages[piece]
-            spoke = message.role == "assistant"
+            spoke = message.role == "assistant" and piece == len(messages) - 1
             for part in message.parts:
                 if isinstance(part, Soft):
                     soft.append(part)

@@ -49,7 +49,7 @@ class Seeing:
         self.kinds = set(world.categories)
         self.classed = [i for i in self.pool if world.pictures[i].category in self.kinds]
         self.named = [i for i in self.pool if (world.concepts_of(i) if held else world.pictures[i].names)]
-        self.themes = world.themed(held, 5) + ([] if held else world.groups)
+        self.themes = world.themed(held, 5)
         self.leans: dict[int, float] = {}
         self.words: dict[int, str] = {}  # what the pictures of this scene lean on, and are asked by
 

@@ -15,8 +15,8 @@ from typing import Any
 from pinhole.config import GraftConfig
 from pinhole.graft import toolbank
 from pinhole.graft.phrasings import Phrases
-from pinhole.graft.prompt import Message, ToolSchema, board_note, call_text, card, results, system
-from pinhole.graft.seeing import Lesson, Seeing
+from pinhole.graft.prompt import Message, ToolSchema, board_note, call_text, card, results, system, unknown
+from pinhole.graft.seeing import Lesson
 from pinhole.graft.world import World
 
 _NAMES = {  # what the shop's tools may be called in a lesson
@@ -296,7 +296,7 @@ class Talking:
             title = self.subject()
             said, call = self.say.frame("board", x=title), tools.call("board", {"title": title})
             near = self.rng.sample(self.boards, min(2, len(self.boards)))
-            told = results([(f'no board "{title}"; nearest: {", ".join(near)}',)])
+            told = results([(unknown("board", title, near),)])
             answer = f'There is no board "{title}". The nearest are {", ".join(near)}.'
         turns = [*history, Message.of("user", said), Message.of("assistant", call_text(*call)), told, Message.of("assistant", answer)]
         yield Lesson("outcome", (system(tools.schemas), *turns), tools.schemas)
@@ -322,15 +322,11 @@ class Talking:
 
 
 def talking_lessons(own: Sequence[ToolSchema], config: GraftConfig) -> Callable[[World, random.Random, float], Iterator[Lesson]]:
-    """The second stage's stream. A step is of one kind: episodes of conversation or, as a replay, scenes of seeing.
-
-    Mixed within a row, the conversation's own history leaves too little room for what follows it.
-    """
+    """The second stage's stream: episodes of conversation."""
 
     def stream(world: World, rng: random.Random, progress: float) -> Iterator[Lesson]:
-        seeing, talking = Seeing(world, rng), Talking(world, rng, own, config)
-        replayed = rng.random() < config.replay
+        talking = Talking(world, rng, own, config)
         while True:
-            yield from seeing.scene() if replayed else talking.episode()
+            yield from talking.episode()
 
     return stream

@@ -1,4 +1,4 @@
-"""Training a graft: warm start → seeing → conversation and tools, with replay of seeing.
+"""Training a graft: warm start → seeing → conversation and tools, with seeing beside them in every step.
 
 The order matters: mixed from the start, seeing stays near chance. Every step's lessons are a pure
 function of the seed and the step's number, and the trainer's whole state is checkpointed, so a killed
@@ -69,23 +69,30 @@ def warm_start(graft: Graft, world: World) -> float:
     return graft.projector.warm_start(torch.from_numpy(world.vectors[members]), directions, middle, float(apart.norm(dim=-1).mean()), length)
 
 
-def fill_rows(lessons: Iterator[Lesson], prompter: Prompter, config: GraftConfig) -> list[Row]:
-    """Draw lessons until ``batch_rows`` rows are full: a few in turn did not fit. One that would not fit any row is left out."""
-    rows, misses = [Row()], 0
+def fill_rows(lessons: Iterator[Lesson], prompter: Prompter, config: GraftConfig, beside: Iterator[Lesson] | None = None) -> list[Row]:
+    """``batch_rows`` rows full of lessons, each made longer by ``replay`` with lessons of another stream ``beside``."""
+    rows = []
+    for _ in range(config.batch_rows):
+        row = Row()
+        _fill(row, lessons, prompter, config.row_tokens)
+        if beside is not None:
+            _fill(row, beside, prompter, int(config.row_tokens * (1 + config.replay)))
+        rows.append(row)
+    return [row for row in rows if row.lessons]
+
+
+def _fill(row: Row, lessons: Iterator[Lesson], prompter: Prompter, tokens: int) -> None:
+    """Draw lessons until a few in turn did not fit. One that would fit no row is passed over."""
+    misses = 0
     for lesson in lessons:
         prompt = prompter.render(lesson.messages, generate=False)
-        if len(prompt.tokens) > config.row_tokens:
-            continue
-        if len(rows[-1].tokens) + rows[-1].cost(prompt) > config.row_tokens:
+        if len(row.tokens) + row.cost(prompt) <= tokens:
+            misses = 0
+            row.add(prompt)
+        elif row.lessons:
             misses += 1
-            if misses < _MISSES:
-                continue
-            if len(rows) == config.batch_rows:
-                break
-            rows.append(Row())
-        misses = 0
-        rows[-1].add(prompt)
-    return [row for row in rows if row.lessons]
+            if misses == _MISSES:
+                return
 
 
 def seeing_lessons(world: World, rng: random.Random, progress: float) -> Iterator[Lesson]:
@@ -107,8 +114,9 @@ def train(
 
 
 def _train(trainer: Trainer, world: World, tools: Sequence[ToolSchema], config: GraftConfig, out: Path, progress: Progress | None) -> dict[str, Any]:
-    stages = [("seeing", config.seeing_steps, seeing_lessons), ("talking", config.talking_steps, talking_lessons(tools, config))]
-    total, curve, start = sum(steps for _, steps, _ in stages), [], 0
+    talking = talking_lessons(tools, config)
+    stages = [("seeing", config.seeing_steps, seeing_lessons), ("talking", config.talking_steps, talking)]
+    total, curve, start = config.seeing_steps + config.talking_steps, [], 0
     checkpoint, log = out / "checkpoint.safetensors", out / "curve.json"
     if log.exists() and checkpoint.exists():
         curve = read_json(log)
@@ -122,7 +130,8 @@ def _train(trainer: Trainer, world: World, tools: Sequence[ToolSchema], config: 
                 continue
             rng = random.Random(f"{config.seed}:{name}:{at}")
             began = time.perf_counter()
-            rows = fill_rows(source(world, rng, at / steps), trainer.graft.prompter, config)
+            beside = seeing_lessons(world, rng, 1.0) if source is talking and config.replay else None
+            rows = fill_rows(source(world, rng, at / steps), trainer.graft.prompter, config, beside)
             loss = trainer.step(rows, (done - 1) / total)
             counts = {
                 "lessons": sum(row.lessons for row in rows),

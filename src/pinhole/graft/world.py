@@ -105,9 +105,9 @@ class World:
         return rng.choice(pool)
 
     def themed(self, held: bool, at_least: int) -> list[tuple[Board, list[int]]]:
-        """Boards with enough pictures of one pool. Training never sees a held-out board at all."""
+        """Boards with enough pictures of one pool; to train on, also the groups. Training never sees a held-out board at all."""
         found = []
-        for board in self.boards:
+        for board in self.boards if held else (*self.boards, *self._groups):
             if board.held and not held:
                 continue
             members = [i for i in board.pictures if self.pictures[i].held == held]
@@ -116,19 +116,19 @@ class World:
         return found
 
     @cached_property
-    def groups(self) -> list[tuple[Board, list[int]]]:
-        """Training pictures of one concept, as if they were a board of that title: themes beyond those that people made boards of."""
+    def _groups(self) -> list[Board]:
+        """Training pictures of one concept, as if they were a board of that title: themes beyond those that people made boards of.
+
+        None of a held-out board: it must not be taught under another name.
+        """
         titles = {board.title for board in self.boards}
+        hidden = {i for board in self.boards if board.held for i in board.pictures}
         bearing: dict[str, list[int]] = defaultdict(list)
         for i in self.train:
-            for name in self.concepts_of(i):
+            for name in () if i in hidden else self.concepts_of(i):
                 bearing[name].append(i)
-        found = []
-        for name, members in sorted(bearing.items()):
-            if name not in titles and len(members) >= _CONCEPT_AT_LEAST:
-                kind = Counter(self.pictures[i].category for i in members).most_common(1)[0][0]
-                found.append((Board(f"concept:{name}", name, tuple(members), False, kind), members))
-        return found
+        kinds = {name: Counter(self.pictures[i].category for i in members).most_common(1)[0][0] for name, members in bearing.items()}
+        return [Board(f"concept:{name}", name, tuple(members), False, kinds[name]) for name, members in sorted(bearing.items()) if name not in titles]
 
 
 def build_world(catalogue: Catalogue, features: Features, space: Space, split: Split, category: str = "category") -> World:
