@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pinhole.config import GraftConfig
+from pinhole.graft import fast
 from pinhole.graft.fast import fast_rows
 from pinhole.graft.packing import Row, batches, pack
 from pinhole.graft.seeing import Seeing
@@ -60,25 +61,42 @@ def test_padding_changes_nothing(graft) -> None:  # type: ignore[no-untyped-def]
 
 
 def test_the_fast_forward_is_the_same_function(graft) -> None:  # type: ignore[no-untyped-def]
-    row = Row()
-    for lesson in lessons():
-        row.add(graft.prompter.render(lesson.messages, generate=False))
+    rows = [Row(), Row()]
+    for n, lesson in enumerate(lessons(60)):
+        rows[n > 40].add(graft.prompter.render(lesson.messages, generate=False))
+    long, short = (len(row.tokens) for row in rows)
+    assert long > short > 2 * fast.QUERIES and long % fast.QUERIES  # several pieces, the last one not whole, and padding
     for parameter in graft.lm.parameters():
         parameter.requires_grad = False
 
     def gradient() -> tuple[torch.Tensor, torch.Tensor]:
         graft.projector.zero_grad()
-        logits, wanted = answer_logits(graft, [row])
+        logits, wanted = answer_logits(graft, rows)
         torch.nn.functional.cross_entropy(logits, wanted).backward()
         return logits.detach(), graft.projector.skip.weight.grad.clone()
 
     stock, stock_gradient = gradient()
     with fast_rows(graft.lm):
-        fast, fast_gradient = gradient()
+        quick, quick_gradient = gradient()
     again, _ = gradient()
-    torch.testing.assert_close(fast, stock, atol=2e-4, rtol=2e-4)
-    torch.testing.assert_close(fast_gradient, stock_gradient, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(quick, stock, atol=2e-4, rtol=2e-4)
+    torch.testing.assert_close(quick_gradient, stock_gradient, atol=1e-4, rtol=1e-3)
     assert torch.equal(again, stock)  # the stock forward is back
+
+
+def test_scenes_do_not_look_at_each_other(graft) -> None:  # type: ignore[no-untyped-def]
+    row = Row()
+    for lesson in lessons(60):
+        row.add(graft.prompter.render(lesson.messages, generate=False))
+    allowed = torch.from_numpy(row.mask())
+    mask = torch.zeros(allowed.shape).masked_fill_(~allowed, torch.finfo(torch.float32).min)[None, None]
+    found = fast.looks(mask, repeat=2)
+    assert sum(len(look.keys) * (look.stop - look.start) for look in found) < allowed.numel() / 3
+    for look in found:
+        seen = torch.zeros(look.stop - look.start, len(allowed), dtype=torch.bool)
+        for i, key in enumerate(look.keys):  # a key that only pads is masked for everybody
+            seen[:, key] |= look.mask[: len(seen), i] == 0
+        assert torch.equal(seen, allowed[look.start : look.stop])
 
 
 def test_the_fast_lora_is_the_same_function() -> None:

@@ -1,10 +1,11 @@
 """The same language model, faster on packed rows: attention, norms and LoRA without needless copies.
 
 On a CPU in bfloat16 the stock modules spend most of a training step converting to float32, expanding
-grouped heads and adding LoRA's share in passes of their own. Here the softmax runs in the model's dtype
-(the kernel accumulates in float32), grouped heads share one matmul, RMSNorm has a backward of its own,
-and a low-rank product is added inside its matmul. Same mathematics, other rounding; the stock forward is
-put back when the block ends. Knows nothing of lessons.
+grouped heads, scoring tokens that may not look at each other, and adding LoRA's share in passes of its
+own. Here attention leaves out what the mask forbids and its softmax runs in the model's dtype (the kernel
+accumulates in float32), grouped heads share one matmul, RMSNorm has a backward of its own, and a low-rank
+product is added inside its matmul. Same mathematics, other rounding; the stock forward is put back when
+the block ends. Knows nothing of lessons.
 """
 
 from __future__ import annotations
@@ -12,24 +13,108 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-ATTENTION = "pinhole_grouped"
+ATTENTION = "pinhole_tree"
+QUERIES = 128  # tokens of a row that are answered together
+KEYS = 32  # the keys they look at are padded to a multiple of this
 
 
-def grouped_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float, dropout: float = 0.0, **_: Any
-) -> tuple[Tensor, None]:
-    """query (b, heads, T, d), key and value (b, kv heads, S, d), additive mask (b, 1, T, S) → (b, T, heads, d)."""
-    b, heads, t, d = query.shape
-    groups, s = key.shape[1], key.shape[2]
-    shared = (query * scaling).reshape(b, groups, heads // groups * t, d)  # heads of one group side by side
-    scores = torch.matmul(shared, key.transpose(2, 3)).view(b, groups, heads // groups, t, s) + mask.unsqueeze(2)
-    weights = torch.softmax(scores, -1).view(b, groups, heads // groups * t, s)
-    return torch.matmul(weights, value).view(b, heads, t, d).transpose(1, 2), None
+@dataclass(frozen=True)
+class Look:
+    """Tokens [start, stop) of one row look only at the tokens ``keys`` (k,); ``mask`` (heads in a group × (stop - start), k) is additive."""
+
+    row: int
+    start: int
+    stop: int
+    keys: Tensor
+    mask: Tensor
+
+
+def looks(mask: Tensor, repeat: int) -> list[Look]:
+    """Additive mask (b, 1, T, T) → who looks where. In a prefix tree that is a small part of the row."""
+    found, floor = [], torch.finfo(mask.dtype).min
+    for row, whole in enumerate(mask[:, 0]):
+        for start in range(0, len(whole), QUERIES):
+            part = whole[start : start + QUERIES]
+            keys = (part > floor).any(0).nonzero()[:, 0]
+            spare = -len(keys) % KEYS
+            own = torch.cat([part[:, keys], part.new_full((len(part), spare), floor)], 1)
+            keys = torch.cat([keys, keys.new_zeros(spare)])
+            found.append(Look(row, start, start + len(part), keys, own.repeat(repeat, 1)))
+    return found
+
+
+class _TreeAttention(torch.autograd.Function):
+    """Softmax attention over those keys only that somebody may look at, by pieces of the row; heads of a group side by side."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, at: list[Look], scaling: float) -> Tensor:
+        b, heads, t, d = query.shape
+        groups = key.shape[1]
+        out = query.new_empty(b, t, heads, d)
+        kept = []
+        for look in at:
+            q, k, v = _look(query, key, value, look, groups)
+            scores = torch.bmm(q, k.transpose(1, 2)).mul_(scaling).add_(look.mask)
+            weights = torch.softmax(scores, -1)
+            out[look.row, look.start : look.stop] = _apart(torch.bmm(weights, v), heads)
+            kept.append(weights)
+        ctx.save_for_backward(query, key, value, *kept)
+        ctx.looks, ctx.scaling = at, scaling
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        query, key, value, *kept = ctx.saved_tensors
+        heads, groups = query.shape[1], key.shape[1]
+        of_query = torch.empty_like(query)
+        of_key, of_value = torch.zeros_like(key, dtype=torch.float32), torch.zeros_like(value, dtype=torch.float32)
+        for look, weights in zip(ctx.looks, kept, strict=True):
+            q, k, v = _look(query, key, value, look, groups)
+            out = _together(gradient[look.row, look.start : look.stop].transpose(0, 1), groups)
+            of_value[look.row].index_add_(1, look.keys, torch.bmm(weights.transpose(1, 2), out).float())
+            of_scores = torch.ops.aten._softmax_backward_data(torch.bmm(out, v.transpose(1, 2)), weights, -1, weights.dtype).mul_(ctx.scaling)
+            of_query[look.row, :, look.start : look.stop] = _apart(torch.bmm(of_scores, k), heads).transpose(0, 1)
+            of_key[look.row].index_add_(1, look.keys, torch.bmm(of_scores.transpose(1, 2), q).float())
+        return of_query, of_key.to(key.dtype), of_value.to(value.dtype), None, None
+
+
+def _look(query: Tensor, key: Tensor, value: Tensor, look: Look, groups: int) -> tuple[Tensor, Tensor, Tensor]:
+    """q (groups, heads in a group × n, d), k and v (groups, keys, d)"""
+    own = _together(query[look.row, :, look.start : look.stop], groups)
+    return own, key[look.row].index_select(1, look.keys), value[look.row].index_select(1, look.keys)
+
+
+def _together(x: Tensor, groups: int) -> Tensor:
+    """(heads, n, d) → (groups, heads in a group × n, d)"""
+    heads, n, d = x.shape
+    return x.reshape(groups, heads // groups * n, d)
+
+
+def _apart(x: Tensor, heads: int) -> Tensor:
+    """(groups, heads in a group × n, d) → (n, heads, d)"""
+    return x.reshape(heads, -1, x.shape[-1]).transpose(0, 1)
+
+
+class TreeAttention:
+    """Attention of transformers' interface. All layers of a pass get the same mask, whose looks are found once."""
+
+    def __init__(self) -> None:
+        self._mask: Tensor | None = None
+        self._looks: list[Look] = []
+
+    def __call__(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float, dropout: float = 0.0, **_: Any
+    ) -> tuple[Tensor, None]:
+        """query (b, heads, T, d), key and value (b, kv heads, T, d), additive mask (b, 1, T, T) → (b, T, heads, d)."""
+        if mask is not self._mask:
+            self._mask, self._looks = mask, looks(mask, query.shape[1] // key.shape[1])
+        return _TreeAttention.apply(query, key, value, self._looks, scaling), None  # type: ignore[no-untyped-call]
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -100,7 +185,7 @@ def fast_rows(model: Any) -> Iterator[None]:
     """Within the block, ``model`` (a transformers causal LM) runs on packed rows with the functions above."""
     from transformers import AttentionInterface
 
-    AttentionInterface.register(ATTENTION, grouped_attention)
+    AttentionInterface.register(ATTENTION, TreeAttention())
     before = model.config._attn_implementation
     norms = _norms(model)
     model.set_attn_implementation(ATTENTION)
