@@ -115,8 +115,9 @@ def _index(job: Build) -> dict[str, Any]:
 def _evaluate(job: Build) -> dict[str, Any]:
     from pinhole.assistant.tools import Toolbox
     from pinhole.catalogue.split import Split
-    from pinhole.engines.local import LocalEngine
+    from pinhole.engines.local import ALONE, LocalEngine
     from pinhole.evaluation.exams import build_evaluation
+    from pinhole.evaluation.tool_exams import AT_ONCE
     from pinhole.graft.model import Graft
     from pinhole.graft.world import build_world
 
@@ -126,7 +127,7 @@ def _evaluate(job: Build) -> dict[str, Any]:
     graft = Graft.load(grafted.path)
     graft.check_space(space.identity)
     parts = _parts(job.progress, 4)
-    with LocalEngine(graft) as engine:
+    with LocalEngine(graft, active=AT_ONCE, shared=ALONE) as engine:  # nobody listens: all of it soon, not each word soon
         others = (
             lambda: _search_figures(job, catalogue, features, space, parts[1]),
             lambda: _engine_figures(engine, tools, config, parts[2]),

@@ -159,6 +159,11 @@ class KVCache:
             self._entries.remove(entry)
 
     def _evict(self) -> None:
-        idle = sorted((entry for entry in self._entries if not entry.busy and not entry.pinned), key=lambda entry: entry.used)
-        while idle and self.nbytes > self.budget:
-            self._entries.remove(idle.pop(0))
+        over = self.nbytes - self.budget
+        if over <= 0:
+            return
+        for entry in sorted((entry for entry in self._entries if not entry.busy and not entry.pinned), key=lambda entry: entry.used):
+            self._entries.remove(entry)
+            over -= entry.kv.nbytes
+            if over <= 0:
+                return

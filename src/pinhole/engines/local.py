@@ -28,7 +28,7 @@ from pinhole.graft.model import Graft
 from pinhole.graft.prompt import Message, Part, Prompt, Soft, ToolSchema, card
 
 ALONE = 512  # tokens of a prompt read in one step when nobody else waits
-SHARED = 96  # … and by all together while somebody speaks
+SHARED = 96  # … and by all together while somebody speaks, so that nobody waits long for a word
 CHARACTERS = 40  # a text with more characters than this for each token of the context is not even tokenised
 
 
@@ -36,8 +36,9 @@ class LocalEngine:
     """A graft, served. Any number of threads may call :meth:`chat`; close it, or use it in a ``with``.
 
     ``cache_bytes`` bounds the keys and values kept of past conversations, ``active`` the
-    conversations that are stepped at once, ``waiting`` those in line behind them. ``pack`` and
-    ``threads`` are chosen by what the machine has and what it is doing.
+    conversations that are stepped at once, ``waiting`` those in line behind them, ``shared`` the tokens of
+    prompts read in a step while somebody speaks (more is faster for all together, and speech stutters).
+    ``pack`` and ``threads`` are chosen by what the machine has and what it is doing.
     """
 
     def __init__(
@@ -48,10 +49,11 @@ class LocalEngine:
         cache_bytes: int = 512 << 20,
         active: int = 8,
         waiting: int = 64,
+        shared: int = SHARED,
         pack: bool | None = None,
         threads: int | None = None,
     ) -> None:
-        self.graft, self.name = graft, name
+        self.graft, self.name, self.shared = graft, name, shared
         self.lm = serving_copy(graft.lm, pack)
         prepare(self.lm)
         self._embedding = graft.lm.get_input_embeddings()
@@ -144,7 +146,7 @@ class LocalEngine:
         for answer in answers:
             answer.take(self.cache)
         readers = sum(1 for answer in answers if answer.reading)
-        share = max(16, SHARED // max(1, readers)) if len(answers) > readers else max(32, ALONE // max(1, readers))
+        share = max(16, self.shared // max(1, readers)) if len(answers) > readers else max(32, ALONE // max(1, readers))
         pieces = [answer.piece(self._embed, share) for answer in answers]
         with self.threads:
             logits = iter(forward(self.lm, pieces))

@@ -27,7 +27,7 @@ from pinhole.graft.seeing import Lesson
 from pinhole.graft.talking import Talking, ToolSet
 from pinhole.graft.world import World
 
-AT_ONCE = 8  # conversations asked at the same time
+AT_ONCE = 24  # conversations asked at the same time
 _KINDS = ("open", "open", "open", "like", "like_text", "like_unlike", "text_unlike", "related", "item", "chat")
 _REFERENCE = re.compile(r"#\d+")
 _ARTICLE = re.compile(r"^(a|an|the|some) ")

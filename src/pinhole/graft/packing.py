@@ -25,7 +25,7 @@ class Row:
     parents: list[int] = field(default_factory=list)  # index in the row, -1 for a root
     learn_from: list[int] = field(default_factory=list)  # indices whose logits are wanted …
     learn_token: list[int] = field(default_factory=list)  # … and the token each must predict
-    learn_weight: list[float] = field(default_factory=list)  # a lesson weighs one, however long its answer is
+    learn_weight: list[float] = field(default_factory=list)  # a lesson's weight is spread over the tokens of its answer
     soft: list[Soft] = field(default_factory=list)
     lessons: int = 0
     plain_tokens: int = 0  # what the lessons would have cost unpacked
@@ -42,12 +42,12 @@ class Row:
             here = child
         return 0
 
-    def add(self, prompt: Prompt) -> list[int]:
+    def add(self, prompt: Prompt, weight: float = 1.0) -> list[int]:
         """Lay a lesson into the tree; returns where its answer's tokens stand in ``learn_from``."""
         self.lessons += 1
         self.plain_tokens += len(prompt.tokens)
         here, answer = -1, []
-        weight = 1 / max(1, sum(prompt.learn))
+        weight /= max(1, sum(prompt.learn))
         for token, key, learn in zip(prompt.tokens, prompt.keys(), prompt.learn, strict=True):
             child = self._children.get((here, key))
             if child is None:

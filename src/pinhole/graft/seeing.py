@@ -19,6 +19,7 @@ from pinhole.graft.phrasings import Phrases
 from pinhole.graft.prompt import Message, Soft, ToolSchema, card, lines, system
 from pinhole.graft.world import Board, World
 
+_CALL, _TITLE = 4.0, 2.0
 _TRIES = 8  # draws of a wrong name before a question is given up
 
 
@@ -35,6 +36,11 @@ class Lesson:
     @property
     def answer(self) -> str:
         return self.messages[-1].text
+
+    @property
+    def weight(self) -> float:
+        """What it weighs in training. A number or a yes is one decision in two or three tokens; a call is several in twenty, a title one in five."""
+        return _CALL if "name" in self.expect else _TITLE if self.kind == "theme" else 1.0
 
 
 class Seeing:
@@ -169,9 +175,9 @@ class Seeing:
         drawn, self.words = self.rng.random(), {}
         if drawn < 0.2:
             yield from self._group(self.odd())
-        elif drawn < 0.4:
+        elif drawn < 0.44:
             yield from self._group(self.theme())
-        elif drawn < 0.64:
+        elif drawn < 0.66:
             yield from self._alone(self.rng.choice(self.pool))
         else:
             yield from self._together(self.members(self.rng.choice((2, 3, 4, 4, 4, 5))))

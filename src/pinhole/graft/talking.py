@@ -236,7 +236,7 @@ class Talking:
 
     # -- lessons --------------------------------------------------------------------------------
 
-    FOLLOW = ("like", "like_text", "like_text", "like_unlike", "text_unlike", "related", "item", "again")
+    FOLLOW = ("like", "like_text", "like_text", "like_unlike", "text_unlike", "text_unlike", "related", "related", "item", "item", "again")
 
     def episode(self) -> Iterator[Lesson]:
         """Lessons under one set of tools, in any order: first requests, or what may follow one conversation."""

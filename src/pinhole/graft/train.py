@@ -88,7 +88,7 @@ def _fill(row: Row, lessons: Iterator[Lesson], prompter: Prompter, tokens: int) 
         prompt = prompter.render(lesson.messages, generate=False)
         if len(row.tokens) + row.cost(prompt) <= tokens:
             misses = 0
-            row.add(prompt)
+            row.add(prompt, lesson.weight)
         elif row.lessons:
             misses += 1
             if misses == _MISSES:
