@@ -29,13 +29,13 @@ MARK = "demo.json"  # lies in a workspace that the demo made
 SIZES: dict[Size, dict[str, dict[str, Any]]] = {
     "quick": {
         "align": {"steps": 150},
-        "graft": {"seeing_steps": 60, "talking_steps": 40},
+        "graft": {"seeing_steps": 40, "talking_steps": 25},
         "evaluate": {"n": 30, "conversations": 4},
     },
     "default": {},
     "full": {
         "align": {"steps": 400},
-        "graft": {"seeing_steps": 1200, "talking_steps": 900},
+        "graft": {"seeing_steps": 1000, "talking_steps": 420},
         "evaluate": {"splits": 8},
     },
 }

@@ -11,8 +11,9 @@ from pinhole.config import GraftConfig
 from pinhole.graft import fast
 from pinhole.graft.fast import fast_rows
 from pinhole.graft.packing import Row, batches, pack
-from pinhole.graft.seeing import Seeing
-from pinhole.graft.tuning import Trainer, answer_logits, answer_scores
+from pinhole.graft.scoring import answer_logits, answer_scores
+from pinhole.graft.seeing import Lesson, Seeing
+from pinhole.graft.tuning import Trainer
 from toy_model import tiny_graft
 from toy_world import tiny_world
 
@@ -150,3 +151,13 @@ def test_scores_are_log_probabilities(graft) -> None:  # type: ignore[no-untyped
     with torch.no_grad():
         scores = answer_scores(graft, [row, row])
     torch.testing.assert_close(scores, torch.log_softmax(logits, -1).gather(1, wanted[:, None])[:, 0], atol=2e-4, rtol=2e-4)
+
+
+def test_a_call_weighs_as_its_decisions_do(graft) -> None:  # type: ignore[no-untyped-def]
+    plain, call = lessons(1)[0], Lesson("like", lessons(1)[0].messages, expect={"name": "search", "arguments": {}})
+    assert call.weight > plain.weight
+    row = Row()
+    for lesson in (plain, call):
+        row.add(graft.prompter.render(lesson.messages, generate=False), lesson.weight)
+    assert sum(row.learn_weight) == pytest.approx(plain.weight + call.weight)
+    assert len(set(row.learn_weight)) == 1, "spread evenly over the answer"

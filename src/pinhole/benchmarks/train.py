@@ -57,7 +57,7 @@ def _passes(trainer: Any, rows: Any) -> None:
     """Forward and backward, and nothing else."""
     import torch
 
-    from pinhole.graft.tuning import answer_logits
+    from pinhole.graft.scoring import answer_logits
 
     logits, wanted = answer_logits(trainer.graft, rows)
     torch.autograd.grad(torch.nn.functional.cross_entropy(logits, wanted), trainer.trained)

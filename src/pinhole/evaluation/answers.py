@@ -17,8 +17,8 @@ from pinhole.graft.fast import fast_rows
 from pinhole.graft.model import Graft
 from pinhole.graft.packing import Row, batches
 from pinhole.graft.prompt import Message, Soft
+from pinhole.graft.scoring import answer_scores
 from pinhole.graft.seeing import Lesson
-from pinhole.graft.tuning import answer_scores
 
 ROW_TOKENS = 512
 ROWS = 4

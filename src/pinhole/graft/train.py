@@ -22,6 +22,7 @@ from pinhole.config import Config, GraftConfig
 from pinhole.errors import UsageError
 from pinhole.graft.base import load_base
 from pinhole.graft.fast import fast_rows
+from pinhole.graft.helpers import Helpers
 from pinhole.graft.model import Graft, resolve_dtype
 from pinhole.graft.packing import Row
 from pinhole.graft.projector import Projector
@@ -106,9 +107,10 @@ def train(
     graft: Graft, world: World, tools: Sequence[ToolSchema], config: GraftConfig, out: Path, progress: Progress | None = None
 ) -> dict[str, Any]:
     """Both stages; returns figures. ``out`` holds the checkpoint that a killed run resumes from, and the loss curve."""
-    trainer = Trainer(graft, config, config.seed)
-    with fast_rows(graft.lm):
-        figures = _train(trainer, world, tools, config, out, progress)
+    with Helpers(graft, config, out) as helpers:
+        trainer = Trainer(graft, config, config.seed, helpers)
+        with fast_rows(graft.lm):
+            figures = _train(trainer, world, tools, config, out, progress)
     trainer.merge()
     return figures
 

@@ -1,0 +1,213 @@
+"""Rows of a step side by side: each helper process reads some of them and writes down its gradient.
+
+Two processes of one thread each do half as many rows again in a minute as two threads in one process: small products
+gain little from a second thread. Weights and gradients lie in one file that all map into memory; rows go through a
+pipe. A helper is started by ``python -c`` and leaves when its input closes, so it cannot outlive its parent by more
+than a row. Knows nothing of lessons, of the optimiser or of the schedule.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pinhole.config import GraftConfig
+from pinhole.errors import PinholeError
+from pinhole.graft.fast import fast_rows
+from pinhole.graft.learner import Learner
+from pinhole.graft.model import Graft
+from pinhole.graft.packing import Row
+from pinhole.graft.prompt import Soft
+from pinhole.vision.pool import python
+from pinhole.workspace import disk_errors
+
+FOLDER = "helpers"  # what they read, beside the checkpoint; gone when training ends
+_LISTS = ("tokens", "positions", "parents", "learn_from", "learn_token", "learn_weight")
+
+
+def processes(graft: Graft, config: GraftConfig) -> int:
+    """How many work on a step: one a row, no more than there are cores; a GPU takes all rows by itself."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 1 if graft.device.type != "cpu" else max(1, min(config.batch_rows, cores))
+
+
+class Helpers:
+    """``with Helpers(graft, config, out) as helpers``, before LoRA is put in; then :meth:`share`, and for each step :meth:`start` and :meth:`finish`.
+
+    Within the block this process too computes with its share of the cores. Raises what writing to ``out`` raises, and
+    :class:`PinholeError` where a helper dies.
+    """
+
+    def __init__(self, graft: Graft, config: GraftConfig, out: Path, count: int | None = None) -> None:
+        self.graft, self.config, self.folder = graft, config, out / FOLDER
+        self.count = processes(graft, config) - 1 if count is None else count
+        self._threads = torch.get_num_threads()
+        self._helpers: list[_Helper] = []
+
+    def __enter__(self) -> Helpers:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.count:
+            with disk_errors(self.folder):
+                self.folder.mkdir(parents=True)
+                self.graft.save(self.folder)
+            torch.set_num_threads(max(1, self._threads // (self.count + 1)))
+            self._helpers = [_Helper(number) for number in range(1, self.count + 1)]
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for helper in self._helpers:
+            helper.stop()
+        torch.set_num_threads(self._threads)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def share(self, size: int) -> Tensor:
+        """(size,) float32 weights that every helper sees. Call once, and write them before the first step."""
+        if not self._helpers:
+            return torch.zeros(size)
+        path = self.folder / "shared.f32"
+        with disk_errors(path):
+            shared = np.memmap(path, np.float32, "w+", shape=(1 + self.count, size))
+        setup = {
+            "folder": str(self.folder),
+            "shape": list(shared.shape),
+            "rank": self.config.lora_rank,
+            "dtype": str(self.graft.lm.dtype).removeprefix("torch."),
+            "threads": torch.get_num_threads(),
+        }
+        for helper in self._helpers:
+            helper.gradient = torch.from_numpy(shared[helper.number])
+            helper.send(setup | {"number": helper.number})
+        return torch.from_numpy(shared[0])
+
+    def start(self, rows: Sequence[Row]) -> list[Row]:
+        """Give the helpers their rows; returns those that are left for this process."""
+        everybody = 1 + len(self._helpers)
+        for helper in self._helpers:
+            helper.send_rows(rows[helper.number :: everybody])
+        return list(rows[0::everybody])
+
+    def finish(self, gradient: Tensor) -> tuple[float, float]:
+        """Add the helpers' sums to ``gradient`` (size,); returns the loss and the weight of their rows."""
+        loss = weight = 0.0
+        for helper in self._helpers:
+            own = helper.answer()
+            if own["weight"]:
+                gradient.add_(helper.gradient)
+            loss, weight = loss + own["loss"], weight + own["weight"]
+        return loss, weight
+
+
+class _Helper:
+    """The parent's end of one process."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.gradient = torch.zeros(0)
+        self.log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `stop`
+        code = "from pinhole.graft.helpers import main; main()"
+        self.process = python(code, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log)
+
+    def send(self, message: dict[str, Any], data: bytes = b"") -> None:
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(json.dumps(message).encode() + b"\n" + data)
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            raise self.died() from None
+
+    def send_rows(self, rows: Sequence[Row]) -> None:
+        vectors = [part.vector for row in rows for part in row.soft]
+        data = np.stack(vectors).astype(np.float32).tobytes() if vectors else b""
+        self.send({"rows": [_packed(row) for row in rows], "bytes": len(data)}, data)
+
+    def answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise self.died()
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def died(self) -> PinholeError:
+        code = self.process.wait()
+        self.log.seek(0)
+        last = self.log.read().decode(errors="replace").strip().rpartition("\n")[2]
+        fix = "run the same command again: it resumes; if memory ran out, set [graft] batch_rows to 1"
+        return PinholeError(f"training helper {self.number} (process {self.process.pid}) left with code {code}", where=last, fix=fix)
+
+    def stop(self) -> None:
+        self.process.kill()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
+        self.process.wait()
+        self.log.close()
+
+
+def _packed(row: Row) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in _LISTS} | {"soft": [[part.key, part.word, part.lean] for part in row.soft]}
+
+
+def _unpacked(row: dict[str, Any], vectors: np.ndarray) -> Row:
+    soft = [Soft(key, vector, word, lean) for (key, word, lean), vector in zip(row["soft"], vectors, strict=True)]
+    return Row(**{name: row[name] for name in _LISTS}, soft=soft)
+
+
+# -- the other end --------------------------------------------------------------------------------
+
+
+@dataclass
+class _Child:
+    """What runs in a helper's process."""
+
+    learner: Learner
+    weights: Tensor
+    gradient: Tensor
+
+    @classmethod
+    def begin(cls, setup: dict[str, Any], number: int) -> _Child:
+        torch.set_num_threads(setup["threads"])
+        folder = Path(setup["folder"])
+        shared = np.memmap(folder / "shared.f32", np.float32, "r+", shape=tuple(setup["shape"]))
+        learner = Learner(Graft.load(folder, getattr(torch, setup["dtype"])), setup["rank"])
+        return cls(learner, torch.from_numpy(shared[0]), torch.from_numpy(shared[number]))
+
+    def do(self, message: dict[str, Any], data: bytes) -> dict[str, float]:
+        self.learner.publish(self.weights)
+        vectors = np.frombuffer(data, np.float32)
+        if vectors.size:
+            vectors = vectors.reshape(sum(len(row["soft"]) for row in message["rows"]), -1)
+        rows, at = [], 0
+        for row in message["rows"]:
+            rows.append(_unpacked(row, vectors[at : at + len(row["soft"])]))
+            at += len(row["soft"])
+        loss, weight = self.learner.gradient(rows, self.gradient)
+        return {"loss": loss, "weight": weight}
+
+
+def main() -> None:
+    source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints is no answer
+    line = source.readline()
+    if not line:
+        return
+    setup = json.loads(line)
+    child = _Child.begin(setup, setup["number"])
+    with fast_rows(child.learner.graft.lm):
+        while line := source.readline():
+            message = json.loads(line)
+            sink.write(json.dumps(child.do(message, source.read(message["bytes"]))).encode() + b"\n")
+            sink.flush()
