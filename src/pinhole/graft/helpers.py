@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -54,8 +55,8 @@ class Helpers:
     def __init__(self, graft: Graft, config: GraftConfig, out: Path, count: int | None = None) -> None:
         self.graft, self.config, self.folder = graft, config, out / FOLDER
         self.count = processes(graft, config) - 1 if count is None else count
-        self._threads = torch.get_num_threads()
-        self._helpers: list[_Helper] = []
+        self.threads = torch.get_num_threads()
+        self.helpers: list[_Helper] = []
 
     def __enter__(self) -> Helpers:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -63,19 +64,19 @@ class Helpers:
             with disk_errors(self.folder):
                 self.folder.mkdir(parents=True)
                 self.graft.save(self.folder)
-            torch.set_num_threads(max(1, self._threads // (self.count + 1)))
-            self._helpers = [_Helper(number) for number in range(1, self.count + 1)]
+            torch.set_num_threads(max(1, self.threads // (self.count + 1)))
+            self.helpers = [_Helper(number) for number in range(1, self.count + 1)]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for helper in self._helpers:
+        for helper in self.helpers:
             helper.stop()
-        torch.set_num_threads(self._threads)
+        torch.set_num_threads(self.threads)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def share(self, size: int) -> Tensor:
         """(size,) float32 weights that every helper sees. Call once, and write them before the first step."""
-        if not self._helpers:
+        if not self.helpers:
             return torch.zeros(size)
         path = self.folder / "shared.f32"
         with disk_errors(path):
@@ -87,22 +88,22 @@ class Helpers:
             "dtype": str(self.graft.lm.dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),
         }
-        for helper in self._helpers:
+        for helper in self.helpers:
             helper.gradient = torch.from_numpy(shared[helper.number])
             helper.send(setup | {"number": helper.number})
         return torch.from_numpy(shared[0])
 
     def start(self, rows: Sequence[Row]) -> list[Row]:
         """Give the helpers their rows; returns those that are left for this process."""
-        everybody = 1 + len(self._helpers)
-        for helper in self._helpers:
+        everybody = 1 + len(self.helpers)
+        for helper in self.helpers:
             helper.send_rows(rows[helper.number :: everybody])
         return list(rows[0::everybody])
 
     def finish(self, gradient: Tensor) -> tuple[float, float]:
         """Add the helpers' sums to ``gradient`` (size,); returns the loss and the weight of their rows."""
         loss = weight = 0.0
-        for helper in self._helpers:
+        for helper in self.helpers:
             own = helper.answer()
             if own["weight"]:
                 gradient.add_(helper.gradient)
@@ -199,6 +200,7 @@ class _Child:
 
 
 def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when it is over
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints is no answer
     line = source.readline()

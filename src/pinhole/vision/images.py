@@ -34,7 +34,8 @@ MAX_PIXELS = 100_000_000
 MAX_BYTES = 256 << 20
 GAP = 2.0  # how much larger than asked an intermediate picture is, at least
 
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # max_pixels stands in for Pillow's limit
+# A picture is read or refused with a reason; what Pillow remarks on the way helps nobody, and max_pixels stands in for its limit.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _ORIENTATION = 0x0112
 _TRANSPOSE = {  # EXIF orientation: how to turn it upright
