@@ -98,7 +98,8 @@ def test_texts(make: Callable[[Path], Any], tmp_path: Path) -> None:
     encoder = text_encoder(f"hf:{tmp_path}")
     texts = ["a red apple", "winter", "a small blue car and a big tree of winter"]
     whole = make in (tiny.siglip, tiny.siglip2)
-    inputs = AutoTokenizer.from_pretrained(tmp_path)(texts, padding="max_length" if whole else True, truncation=True, max_length=16, return_tensors="pt")
+    padding = "max_length" if whole else True
+    inputs = AutoTokenizer.from_pretrained(tmp_path)(texts, padding=padding, truncation=True, max_length=16, return_tensors="pt")
     inputs.pop("token_type_ids", None)
     with torch.no_grad():
         if make is tiny.bert:

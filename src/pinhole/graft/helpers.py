@@ -8,6 +8,8 @@ than a row. Knows nothing of lessons, of the optimiser or of the schedule.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import os
 import shutil
@@ -36,6 +38,7 @@ from pinhole.vision.pool import python
 from pinhole.workspace import disk_errors
 
 FOLDER = "helpers"  # what they read, beside the checkpoint; gone when training ends
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's numbers for mallopt
 _LISTS = ("tokens", "positions", "parents", "learn_from", "learn_token", "learn_weight")
 
 
@@ -61,6 +64,7 @@ class Helpers:
     def __enter__(self) -> Helpers:
         shutil.rmtree(self.folder, ignore_errors=True)
         if self.count:
+            _steady()
             with disk_errors(self.folder):
                 self.folder.mkdir(parents=True)
                 self.graft.save(self.folder)
@@ -158,6 +162,17 @@ class _Helper:
         self.log.close()
 
 
+def _steady() -> None:
+    """From here on large blocks go back to the system as soon as they are free, and small ones stay.
+
+    glibc otherwise learns to keep blocks of any size and cuts them up, and a long training holds more and more.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        library = ctypes.CDLL(None)
+        library.mallopt(_MMAP_THRESHOLD, 8 << 20)
+        library.mallopt(_TRIM_THRESHOLD, 1 << 30)
+
+
 def _packed(row: Row) -> dict[str, Any]:
     return {name: getattr(row, name) for name in _LISTS} | {"soft": [[part.key, part.word, part.lean] for part in row.soft]}
 
@@ -201,6 +216,7 @@ class _Child:
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when it is over
+    _steady()
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints is no answer
     line = source.readline()

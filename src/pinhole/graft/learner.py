@@ -57,8 +57,9 @@ class Learner:
             weights = torch.tensor(row.learn_weight, device=logits.device)
             losses = (nn.functional.cross_entropy(logits, wanted, reduction="none") * weights).sum()
             losses.backward()  # type: ignore[no-untyped-call]
-            out.add_(flat([p.grad if p.grad is not None else torch.zeros_like(p) for p in self.trained]))
-            for parameter in self.trained:
+            for parameter, part in zip(self.trained, out.split([p.numel() for p in self.trained]), strict=True):
+                if parameter.grad is not None:
+                    part.add_(parameter.grad.reshape(-1))
                 parameter.grad = None
             loss, weight = loss + float(losses.detach()), weight + float(weights.sum())
         return loss, weight
