@@ -29,7 +29,7 @@ MARK = "demo.json"  # lies in a workspace that the demo made
 SIZES: dict[Size, dict[str, dict[str, Any]]] = {
     "quick": {
         "align": {"steps": 150},
-        "graft": {"seeing_steps": 40, "talking_steps": 25},
+        "graft": {"seeing_steps": 30, "talking_steps": 16},
         "evaluate": {"n": 30, "conversations": 4},
     },
     "default": {},
