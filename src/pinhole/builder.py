@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from pinhole.errors import DiskFull, UnknownName
-from pinhole.meter import Meter, give_back
+from pinhole.memory import give_back
+from pinhole.meter import Meter
 from pinhole.workspace import Artefact, Workspace, digest, disk_errors
 
 Progress = Callable[[int, int], None]

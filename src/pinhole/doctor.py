@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pinhole.processes import cores
 from pinhole.workspace import cache_dir
 
 State = Literal["ok", "missing", "warning"]
@@ -60,8 +61,7 @@ def _machine() -> Iterator[Finding]:
 
     new = sys.version_info >= (3, 11)
     yield _finding("python", new, platform.python_version(), "install Python 3.11 or newer", otherwise="missing")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    yield Finding("cores", "ok", str(cores))
+    yield Finding("cores", "ok", str(cores()))
     memory = psutil.virtual_memory()
     yield _finding("memory", memory.total >= 6e9, f"{memory.available / 1e9:.1f} GB free of {memory.total / 1e9:.1f}", "the demo needs 6 GB")
     free = shutil.disk_usage(Path.cwd()).free

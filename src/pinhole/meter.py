@@ -8,8 +8,6 @@ saw it. Knows nothing about what is measured.
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import gc
 import resource
 import sys
 import threading
@@ -47,13 +45,6 @@ class Meter:
 
     def _sample(self) -> None:
         self.peak_bytes = max(self.peak_bytes, _tree_bytes())
-
-
-def give_back() -> None:
-    """Return memory that is no longer used to the system, so that one stage's is not counted as the next one's (glibc keeps it otherwise)."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _high_water() -> int:

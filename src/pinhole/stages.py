@@ -18,7 +18,7 @@ from pinhole.workspace import Workspace, digest, read_json
 
 if TYPE_CHECKING:
     from pinhole.catalogue.store import Catalogue
-    from pinhole.engines.local import LocalEngine
+    from pinhole.graft.model import Graft
     from pinhole.graft.prompt import ToolSchema
     from pinhole.vision.align import Space
     from pinhole.vision.features import Features
@@ -130,7 +130,7 @@ def _evaluate(job: Build) -> dict[str, Any]:
     with LocalEngine(graft, active=AT_ONCE, shared=ALONE) as engine:  # nobody listens: all of it soon, not each word soon
         others = (
             lambda: _search_figures(job, catalogue, features, space, parts[1]),
-            lambda: _engine_figures(engine, tools, config, parts[2]),
+            lambda: _engine_figures(graft, tools, config, parts[2]),
             lambda: _embed_figures(job, parts[3]),
             lambda: {key: value for key, value in grafted.manifest["figures"].items() if key.startswith("speed.")},
         )
@@ -147,10 +147,12 @@ def _search_figures(job: Build, catalogue: Catalogue, features: Features, space:
     return search_exams(catalogue, features, space, weights, Asked.load(job.inputs["align"].path), job.workspace.config, progress)
 
 
-def _engine_figures(engine: LocalEngine, tools: Sequence[ToolSchema], config: Config, progress: Progress) -> dict[str, float]:
+def _engine_figures(graft: Graft, tools: Sequence[ToolSchema], config: Config, progress: Progress) -> dict[str, float]:
+    from pinhole.engines.local import LocalEngine
     from pinhole.engines.speed import measure
 
-    return measure(engine, tools, rounds=min(20, config.evaluate.n), progress=progress)
+    with LocalEngine(graft) as engine:  # as it serves
+        return measure(engine, tools, rounds=min(20, config.evaluate.n), progress=progress)
 
 
 def _embed_figures(job: Build, progress: Progress) -> dict[str, float]:
@@ -180,6 +182,6 @@ STAGES: dict[str, Stage] = _named(
     Stage("embed", (), ("vision",), ("items",), 1, _embed, _encoders),
     Stage("align", ("embed",), ("align", "catalogue"), ("items", "boards", "queries"), 1, _align),
     Stage("index", ("embed", "align"), ("index", "align", "catalogue"), ("items", "boards", "queries"), 2, _index),
-    Stage("graft", ("embed", "align"), ("graft", "catalogue"), ("items", "boards"), 3, _graft, _base_and_tools),
+    Stage("graft", ("embed", "align"), ("graft", "catalogue"), ("items", "boards"), 4, _graft, _base_and_tools),
     Stage("evaluate", ("embed", "align", "index", "graft"), ("evaluate", "catalogue"), ("items", "boards", "queries"), 2, _evaluate),
 )

@@ -37,7 +37,7 @@ def trained(out: Path, count: int) -> tuple[torch.Tensor, list[float]]:
 def test_the_same_steps_with_and_without(tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     alone, losses = trained(tmp_path, 0)
-    before = torch.cat([p.reshape(-1) for p in Trainer(tiny_graft(), SETTINGS, 0).trained])
+    before = torch.cat([p.reshape(-1) for p in Trainer(tiny_graft(), SETTINGS, 0).learner.trained])
     assert any(part.lean for row in rows_of(0) for part in row.soft)
     for count in (1, 3):  # two rows for one of two; and one more than there are rows for
         together, others = trained(tmp_path, count)
@@ -53,7 +53,7 @@ def test_a_helper_that_dies_is_named(tmp_path: Path) -> None:
         trainer = Trainer(graft, SETTINGS, 0, helpers)
         trainer.step(rows_of(0), 0.5)
         helpers.helpers[0].process.kill()
-        with pytest.raises(PinholeError, match="training helper 1 .* left with code -9") as died:
+        with pytest.raises(PinholeError, match="training helper 1 .* died: killed by SIGKILL") as died:
             trainer.step(rows_of(1), 0.5)
         assert "resumes" in died.value.fix and "batch_rows" in died.value.fix
     assert not (tmp_path / FOLDER).exists()

@@ -163,6 +163,29 @@ def test_the_two_halves_share_no_frame_and_no_verb() -> None:
     assert not {m for group in bank["chat"]["lessons"] for m in group["messages"]} & set(bank["chat"]["exams"])
 
 
+# Words that carry no meaning of their own, or are the very thing that is asked about.
+_FUNCTION = re.compile(
+    "a|and|as|be|board|could|does|don|for|from|i|in|into|is|it|m|me|number|of|on|one|or|out|s|t|that|the|these|this|to|under"
+    "|what|which|who|with|would|you"
+)
+
+
+def test_no_word_of_an_exam_frame_that_matters_is_in_a_lesson_of_its_kind() -> None:
+    """Neither a verb nor anything else that says what is wanted, whatever its ending."""
+    bank = banks()
+    for name, pair in [*bank["seeing"].items(), *bank["frames"].items()]:
+        lessons, exams = ({_stem(word) for frame in pair[half] for word in _words(frame)} for half in ("lessons", "exams"))
+        assert not lessons & exams, name
+
+
+def _words(frame: str) -> list[str]:
+    return [word for word in re.findall(r"[a-z]+", re.sub(r"\{.\}", " ", frame.lower())) if not _FUNCTION.fullmatch(word)]
+
+
+def _stem(word: str) -> str:
+    return re.sub(r"(ing|es|s|e)$", "", word) or word
+
+
 def test_unseen_tools_are_unseen() -> None:
     def words(tools):  # type: ignore[no-untyped-def]
         return (

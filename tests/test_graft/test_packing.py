@@ -107,13 +107,13 @@ def test_the_fast_lora_is_the_same_function() -> None:
         row.add(graft.prompter.render(lesson.messages, generate=False))
     trainer = Trainer(graft, GraftConfig(lora_rank=4), seed=0)
     torch.manual_seed(0)
-    for parameter in trainer.trained:  # LoRA's B starts at zero, and A's gradient with it
+    for parameter in trainer.learner.trained:  # LoRA's B starts at zero, and A's gradient with it
         torch.nn.init.normal_(parameter.data, std=0.05)
 
     def gradients() -> list[torch.Tensor]:
         logits, wanted = answer_logits(graft, [row])
         loss = torch.nn.functional.cross_entropy(logits, wanted)
-        return [logits.detach(), *torch.autograd.grad(loss, trainer.trained)]
+        return [logits.detach(), *torch.autograd.grad(loss, trainer.learner.trained)]
 
     stock = gradients()
     with fast_rows(graft.lm):

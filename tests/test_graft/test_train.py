@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,14 @@ def noted(lessons: Iterator[Lesson], kinds: list[str]) -> Iterator[Lesson]:
     for lesson in lessons:
         kinds.append(lesson.kind)
         yield lesson
+
+
+def test_rows_weigh_what_their_lessons_weigh() -> None:
+    world, graft = tiny_world(), tiny_graft()
+    lessons = list(islice(talking_lessons(OWN, SETTINGS)(world, random.Random(0), 0.0), 20))
+    assert {lesson.weight for lesson in lessons} > {1.0}, "calls and others"
+    (row,) = fill_rows(iter(lessons), graft.prompter, SETTINGS.model_copy(update={"row_tokens": 10_000, "batch_rows": 1}))
+    assert row.lessons == 20 and sum(row.learn_weight) == pytest.approx(sum(lesson.weight for lesson in lessons))
 
 
 def test_a_blinded_question_shows_the_mean_picture_everywhere() -> None:

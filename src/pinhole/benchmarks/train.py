@@ -40,8 +40,8 @@ def run(workspace: Workspace, progress: Progress | None = None, steps: int = 12)
         trainer = Trainer(graft, config, config.seed, helpers)
         for step in range(-1, steps):  # the first is a warm-up
             with fast_rows(graft.lm):
-                rows = fill_rows(seeing_lessons(world, random.Random(step), 1.0), graft.prompter, config)
                 with clock.of("together"):
+                    rows = fill_rows(seeing_lessons(world, random.Random(step), 1.0), graft.prompter, config)
                     trainer.step(rows, 0.5)
                 with _alone(trainer, helpers):
                     with clock.of("whole"):
@@ -104,7 +104,7 @@ def _passes(trainer: Any, rows: Any) -> None:
 
     for row in rows:
         logits, wanted = answer_logits(trainer.graft, [row])
-        torch.autograd.grad(torch.nn.functional.cross_entropy(logits, wanted), trainer.trained)
+        torch.autograd.grad(torch.nn.functional.cross_entropy(logits, wanted), trainer.learner.trained)
 
 
 def _world(workspace: Workspace) -> Any:

@@ -7,19 +7,16 @@ what others took of it since the last look. Knows nothing of what a step does.
 
 from __future__ import annotations
 
-import os
 import time
 from types import TracebackType
 
 import psutil
 import torch
 
+from pinhole.processes import cores
+
 LOOK = 0.2  # seconds between looks at the machine
 SPARE = 0.35  # of a core may be taken by others and it still counts as free
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Threads:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 from pathlib import Path
+
+from pinhole.processes import cores
 
 
 def machine() -> dict[str, str]:
     """``processor``, ``cores``, ``memory``, ``system``, ``python``, ``torch`` … of the machine this runs on."""
     import psutil
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    found = {"processor": _processor(), "cores": str(cores), "memory": f"{psutil.virtual_memory().total / 1e9:.0f} GB"}
+    found = {"processor": _processor(), "cores": str(cores()), "memory": f"{psutil.virtual_memory().total / 1e9:.0f} GB"}
     found |= {"system": f"{platform.system()} {platform.machine()}", "python": platform.python_version()}
     return found | {name: importlib.metadata.version(name) for name in ("torch", "transformers", "onnxruntime")}
 

@@ -1,58 +1,53 @@
 """Rows of a step side by side: each helper process reads some of them and writes down its gradient.
 
-Two processes of one thread each do half as many rows again in a minute as two threads in one process: small products
-gain little from a second thread. Weights and gradients lie in one file that all map into memory; rows go through a
-pipe. A helper is started by ``python -c`` and leaves when its input closes, so it cannot outlive its parent by more
-than a row. Knows nothing of lessons, of the optimiser or of the schedule.
+Small products gain little from a second thread; a process of its own for each row uses every core (`pinhole bench
+train` measures both). Weights and gradients lie in one file that all map into memory; rows go through a pipe. A
+helper leaves when its input closes, so it cannot outlive its parent by more than its rows. Knows nothing of lessons, of
+the optimiser or of the schedule.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pinhole.config import GraftConfig
-from pinhole.errors import PinholeError
 from pinhole.graft.fast import fast_rows
 from pinhole.graft.learner import Learner
 from pinhole.graft.model import Graft
 from pinhole.graft.packing import Row
 from pinhole.graft.prompt import Soft
-from pinhole.vision.pool import python
+from pinhole.memory import steady
+from pinhole.processes import Child, cores
 from pinhole.workspace import disk_errors
 
 FOLDER = "helpers"  # what they read, beside the checkpoint; gone when training ends
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's numbers for mallopt
+_FIX = "run the same command again: it resumes; if memory ran out, set [graft] batch_rows to 1"
 _LISTS = ("tokens", "positions", "parents", "learn_from", "learn_token", "learn_weight")
 
 
 def processes(graft: Graft, config: GraftConfig) -> int:
     """How many work on a step: one a row, no more than there are cores; a GPU takes all rows by itself."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 1 if graft.device.type != "cpu" else max(1, min(config.batch_rows, cores))
+    return 1 if graft.device.type != "cpu" else min(config.batch_rows, cores())
 
 
 class Helpers:
     """``with Helpers(graft, config, out) as helpers``, before LoRA is put in; then :meth:`share`, and for each step :meth:`start` and :meth:`finish`.
 
     Within the block this process too computes with its share of the cores. Raises what writing to ``out`` raises, and
-    :class:`PinholeError` where a helper dies.
+    :class:`~pinhole.errors.PinholeError` where a helper dies.
     """
 
     def __init__(self, graft: Graft, config: GraftConfig, out: Path, count: int | None = None) -> None:
@@ -64,7 +59,7 @@ class Helpers:
     def __enter__(self) -> Helpers:
         shutil.rmtree(self.folder, ignore_errors=True)
         if self.count:
-            _steady()
+            steady()
             with disk_errors(self.folder):
                 self.folder.mkdir(parents=True)
                 self.graft.save(self.folder)
@@ -74,14 +69,14 @@ class Helpers:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for helper in self.helpers:
-            helper.stop()
+            helper.stop(gently=False)
         torch.set_num_threads(self.threads)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def share(self, size: int) -> Tensor:
         """(size,) float32 weights that every helper sees. Call once, and write them before the first step."""
         if not self.helpers:
-            return torch.zeros(size)
+            return torch.zeros(size, device=self.graft.device)
         path = self.folder / "shared.f32"
         with disk_errors(path):
             shared = np.memmap(path, np.float32, "w+", shape=(1 + self.count, size))
@@ -109,68 +104,30 @@ class Helpers:
         loss = weight = 0.0
         for helper in self.helpers:
             own = helper.answer()
-            if own["weight"]:
-                gradient.add_(helper.gradient)
+            gradient.add_(helper.gradient)
             loss, weight = loss + own["loss"], weight + own["weight"]
         return loss, weight
 
 
-class _Helper:
+class _Helper(Child):
     """The parent's end of one process."""
 
     def __init__(self, number: int) -> None:
-        self.number = number
-        self.gradient = torch.zeros(0)
-        self.log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `stop`
-        code = "from pinhole.graft.helpers import main; main()"
-        self.process = python(code, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log)
-
-    def send(self, message: dict[str, Any], data: bytes = b"") -> None:
-        assert self.process.stdin is not None
-        try:
-            self.process.stdin.write(json.dumps(message).encode() + b"\n" + data)
-            self.process.stdin.flush()
-        except BrokenPipeError:
-            raise self.died() from None
+        super().__init__(f"training helper {number}", "from pinhole.graft.helpers import main; main()", _FIX)
+        self.number, self.gradient = number, torch.zeros(0)
 
     def send_rows(self, rows: Sequence[Row]) -> None:
         vectors = [part.vector for row in rows for part in row.soft]
         data = np.stack(vectors).astype(np.float32).tobytes() if vectors else b""
         self.send({"rows": [_packed(row) for row in rows], "bytes": len(data)}, data)
 
-    def answer(self) -> dict[str, Any]:
+    def answer(self) -> dict[str, float]:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
             raise self.died()
-        answer: dict[str, Any] = json.loads(line)
+        answer: dict[str, float] = json.loads(line)
         return answer
-
-    def died(self) -> PinholeError:
-        code = self.process.wait()
-        self.log.seek(0)
-        last = self.log.read().decode(errors="replace").strip().rpartition("\n")[2]
-        fix = "run the same command again: it resumes; if memory ran out, set [graft] batch_rows to 1"
-        return PinholeError(f"training helper {self.number} (process {self.process.pid}) left with code {code}", where=last, fix=fix)
-
-    def stop(self) -> None:
-        self.process.kill()
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                pipe.close()
-        self.process.wait()
-        self.log.close()
-
-
-def _steady() -> None:
-    """From here on large blocks go back to the system as soon as they are free, and small ones stay.
-
-    glibc otherwise learns to keep blocks of any size and cuts them up, and a long training holds more and more.
-    """
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        library = ctypes.CDLL(None)
-        library.mallopt(_MMAP_THRESHOLD, 8 << 20)
-        library.mallopt(_TRIM_THRESHOLD, 1 << 30)
 
 
 def _packed(row: Row) -> dict[str, Any]:
@@ -216,7 +173,7 @@ class _Child:
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when it is over
-    _steady()
+    steady()
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints is no answer
     line = source.readline()

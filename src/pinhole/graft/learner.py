@@ -33,17 +33,10 @@ class Learner:
 
     def __init__(self, graft: Graft, rank: int, seed: int = 0) -> None:
         self.graft, self.peft = graft, add_lora(graft, rank, seed)
-        lora = [p for p in self.peft.parameters() if p.requires_grad]
-        self.parts = {"lora": lora, "projector": list(graft.projector.parameters())}
-
-    @property
-    def trained(self) -> list[Tensor]:
-        """Everything that learns, as it lies in the model."""
-        return [parameter for own in self.parts.values() for parameter in own]
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        return {name: sum(p.numel() for p in own) for name, own in self.parts.items()}
+        lora, projector = [p for p in self.peft.parameters() if p.requires_grad], list(graft.projector.parameters())
+        self.trained: list[Tensor] = [*lora, *projector]  # as it lies in the model
+        self.lengths = [p.numel() for p in self.trained]
+        self.sizes = {"lora": sum(self.lengths[: len(lora)]), "projector": sum(self.lengths[len(lora) :])}
 
     def gradient(self, rows: Sequence[Row], out: Tensor) -> tuple[float, float]:
         """The sum over the rows' answer tokens: gradient into ``out`` (all that learns,) float32; returns loss and weight, summed too.
@@ -57,7 +50,7 @@ class Learner:
             weights = torch.tensor(row.learn_weight, device=logits.device)
             losses = (nn.functional.cross_entropy(logits, wanted, reduction="none") * weights).sum()
             losses.backward()  # type: ignore[no-untyped-call]
-            for parameter, part in zip(self.trained, out.split([p.numel() for p in self.trained]), strict=True):
+            for parameter, part in zip(self.trained, out.split(self.lengths), strict=True):
                 if parameter.grad is not None:
                     part.add_(parameter.grad.reshape(-1))
                 parameter.grad = None
@@ -67,7 +60,7 @@ class Learner:
     @torch.no_grad()
     def publish(self, weights: Tensor) -> None:
         """Put the flat weights into the model."""
-        for parameter, piece in zip(self.trained, weights.split([p.numel() for p in self.trained]), strict=True):
+        for parameter, piece in zip(self.trained, weights.split(self.lengths), strict=True):
             parameter.copy_(piece.view_as(parameter))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from pinhole.config import GraftConfig
 from pinhole.graft.helpers import Helpers
@@ -30,9 +30,8 @@ class Trainer:
     def __init__(self, graft: Graft, config: GraftConfig, seed: int, helpers: Helpers | None = None) -> None:
         self.graft, self.helpers = graft, helpers
         self.learner = Learner(graft, config.lora_rank, seed)
-        sizes = self.learner.sizes
-        weights = helpers.share(sum(sizes.values())) if helpers else torch.zeros(sum(sizes.values()))
-        self.weights = weights.to(graft.device)
+        sizes, size = self.learner.sizes, sum(self.learner.lengths)
+        self.weights = helpers.share(size) if helpers else torch.zeros(size, device=graft.device)
         self.weights.copy_(flat(self.learner.trained))
         self.gradient = torch.zeros_like(self.weights)
         self.masters = dict(zip(sizes, self.weights.split(list(sizes.values())), strict=True))
@@ -40,11 +39,6 @@ class Trainer:
         groups = [{"params": [master], "lr": rates[name]} for name, master in self.masters.items()]
         self.optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
         self.rates = list(rates.values())
-
-    @property
-    def trained(self) -> list[Tensor]:
-        """Everything that learns, as it lies in the model."""
-        return self.learner.trained
 
     def step(self, rows: Sequence[Row], progress: float) -> float:
         """One step; ``progress`` in [0, 1] is its place in the schedule. Returns the mean loss of an answer's token."""
@@ -57,7 +51,7 @@ class Trainer:
         scale = float(np.interp(progress, *_SCHEDULE))
         for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
             group["lr"] = rate * scale
-        for master, part in zip(self.masters.values(), self.gradient.split([m.numel() for m in self.masters.values()]), strict=True):
+        for master, part in zip(self.masters.values(), self.gradient.split(list(self.learner.sizes.values())), strict=True):
             master.grad = part
         nn.utils.clip_grad_norm_(list(self.masters.values()), 1.0)
         self.optimiser.step()

@@ -23,6 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pinhole.errors import BadImage, Corrupt, PinholeError
+from pinhole.processes import cores
 from pinhole.vision.encoders import ImageEncoder, TextEncoder, image_encoder, text_encoder
 from pinhole.vision.features import LAYOUT, EncoderName, Features
 from pinhole.vision.images import MAX_BYTES, MAX_PIXELS
@@ -93,7 +94,7 @@ def precompute(
     plan = _Plan(catalogue, out, names, _past(out, previous), progress or (lambda done, total: None))
     setup = {"shards": str(plan.shards), "image": image.spec, "text": text.spec, "tables": str(catalogue.path), "max_pixels": max_pixels}
     with disk_errors(out):
-        with Pool(workers or os.cpu_count() or 1, setup) as pool:
+        with Pool(workers or cores(), setup) as pool:
             pool.run(plan.jobs(), plan.advance)
         stats = _assemble(plan, max_pixels)
     _note_rejected(catalogue, plan)

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from pinhole.errors import BadImage, PinholeError, UsageError
+from pinhole.processes import cores, python
 from pinhole.vision.encoders import image_encoder
-from pinhole.vision.pool import python
 from pinhole.vision.precompute import precompute
 from pinhole.workspace import Workspace
 
@@ -55,7 +55,7 @@ def measure(workspace: Workspace, n: int = 2500, rounds: int = 2) -> dict[str, f
     from pinhole.catalogue.store import Catalogue
 
     config = workspace.config.vision
-    workers = config.workers or os.cpu_count() or 1
+    workers = config.workers or cores()
     pictures = _sample(Catalogue(workspace.tables), n)
     files = [str(pictures.root / path) for path in pictures.table["image"].to_pylist()]
     found = []
