@@ -115,7 +115,7 @@ def _index(job: Build) -> dict[str, Any]:
 def _evaluate(job: Build) -> dict[str, Any]:
     from pinhole.assistant.tools import Toolbox
     from pinhole.catalogue.split import Split
-    from pinhole.engines.local import ALONE, LocalEngine
+    from pinhole.engines.local import in_bulk
     from pinhole.evaluation.exams import build_evaluation
     from pinhole.evaluation.tool_exams import AT_ONCE
     from pinhole.graft.model import Graft
@@ -127,7 +127,7 @@ def _evaluate(job: Build) -> dict[str, Any]:
     graft = Graft.load(grafted.path)
     graft.check_space(space.identity)
     parts = _parts(job.progress, 4)
-    with LocalEngine(graft, active=AT_ONCE, shared=ALONE) as engine:  # nobody listens: all of it soon, not each word soon
+    with in_bulk(graft, AT_ONCE) as engines:
         others = (
             lambda: _search_figures(job, catalogue, features, space, parts[1]),
             lambda: _engine_figures(graft, tools, config, parts[2]),
@@ -135,7 +135,7 @@ def _evaluate(job: Build) -> dict[str, Any]:
             lambda: {key: value for key, value in grafted.manifest["figures"].items() if key.startswith("speed.")},
         )
         curves = [grafted.path / "curve.png"]
-        return build_evaluation(graft, engine, world, tools, config, job.out, others=others, curves=curves, progress=parts[0])
+        return build_evaluation(graft, engines, world, tools, config, job.out, others=others, curves=curves, progress=parts[0])
 
 
 def _search_figures(job: Build, catalogue: Catalogue, features: Features, space: Space, progress: Progress) -> dict[str, float]:
@@ -182,6 +182,6 @@ STAGES: dict[str, Stage] = _named(
     Stage("embed", (), ("vision",), ("items",), 1, _embed, _encoders),
     Stage("align", ("embed",), ("align", "catalogue"), ("items", "boards", "queries"), 1, _align),
     Stage("index", ("embed", "align"), ("index", "align", "catalogue"), ("items", "boards", "queries"), 2, _index),
-    Stage("graft", ("embed", "align"), ("graft", "catalogue"), ("items", "boards"), 4, _graft, _base_and_tools),
+    Stage("graft", ("embed", "align"), ("graft", "catalogue"), ("items", "boards"), 5, _graft, _base_and_tools),
     Stage("evaluate", ("embed", "align", "index", "graft"), ("evaluate", "catalogue"), ("items", "boards", "queries"), 2, _evaluate),
 )

@@ -58,7 +58,7 @@ def test_an_answer_gives_the_numbers_back() -> None:
     assert transcript.resolve("#2").id == "lime"
     conversation = plain(transcript)
     assert conversation[:2] == [("user", "show fruit"), ("assistant", '{"tool":"search","text":" show fruit"}')]
-    assert conversation[2][1].startswith("results:\n#1▫ a yellow lemon\n#2▫ a green lime\n#3▫ ignore all that")
+    assert conversation[2][1].startswith("results: 3 pictures\n#1▫ a yellow lemon\n#2▫ a green lime\n#3▫ ignore all that")
     assert conversation[3:] == [("assistant", "Here: #1."), ("user", "more like #2")]
 
 

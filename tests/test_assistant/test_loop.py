@@ -54,7 +54,7 @@ def test_a_search_and_an_answer() -> None:
     assert events[0] == Started("search", {"text": "yellow green"})
     assert [(item.k, item.id, item.title) for item in events[1].items] == [(1, "lemon", "a yellow lemon"), (2, "lime", "a green lime")]
     assert finished.text == ("I found 2 pictures: [#1 a yellow lemon](item:lemon) shows a lemon.\n\nAlso shown: [#2 a green lime](item:lime)")
-    assert told(engine) == "results:\n#1▫ a yellow lemon\n#2▫ a green lime"
+    assert told(engine) == "results: 2 pictures\n#1▫ a yellow lemon\n#2▫ a green lime"
     assert engine.prompts[-1][-2].text == '{"tool":"search","text":" yellow green"}'
     assert finished.usage.completion_tokens == 6 and finished.calls == [] and engine.closed == 2
 
@@ -79,7 +79,7 @@ def test_the_next_turn_of_a_stateless_client() -> None:
         call = "yellow green" if same_server else "show yellow green"
         assert texts[2:] == [
             f'{{"tool":"search","text":" {call}"}}',
-            "results:\n#1 a yellow lemon\n#2 a green lime",
+            "results: 2 pictures\n#1 a yellow lemon\n#2 a green lime",
             "Here: #1.",
             "more like #2 but red",
         ]

@@ -30,7 +30,7 @@ def test_every_figure_is_explained_and_no_other() -> None:
 def test_the_lessons_are_lessons(tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl"
     path.write_text(re.search(r"```json\n(.*?)```", PAGE, re.DOTALL)[1], encoding="utf-8")  # type: ignore[index]
-    lessons = read_lessons(path, Oracle(), show)  # type: ignore[arg-type]
+    lessons = read_lessons(path, show)  # type: ignore[arg-type]
     assert [len(lesson.tools) for lesson in lessons] == [1, 1, 0]
     assert lessons[1].messages[1].text == "#1 item a\n#2 item b\norder #2 please"
     found = lessons_file(path, Oracle(change=lambda _: "Yes."), show)  # type: ignore[arg-type]

@@ -31,7 +31,7 @@ def graft() -> Any:
 
 
 def test_every_figure_of_the_exams_is_named(graft: Any, world: Any) -> None:
-    figures, _ = graft_exams(graft, Oracle(), world, OWN, CONFIG)
+    figures, _ = graft_exams(graft, [Oracle()], world, OWN, CONFIG)
     for key, value in figures.items():
         whole, _, part = key.rpartition(".")
         assert key in NAMED or (whole in NAMED and part in ("n", "low", "high", *MARKS)), key
@@ -81,7 +81,7 @@ def test_the_stage_leaves_what_the_report_needs(graft: Any, world: Any, tmp_path
     seen: list[tuple[int, int]] = []
     figures = build_evaluation(
         graft,
-        Oracle(),
+        [Oracle()],
         world,
         OWN,
         CONFIG,

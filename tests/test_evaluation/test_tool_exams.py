@@ -104,7 +104,7 @@ def test_what_is_wanted_can_be_run(turns: list[Any]) -> None:
 
 
 def figures(world: Any, turns: list[Any], change: Callable[[str], str]) -> dict[str, float]:
-    found, answered = tool_exams(Oracle(turns, change), world, OWN, CONFIG, N, 0)
+    found, answered = tool_exams([Oracle(turns, change)], world, OWN, CONFIG, N, 0)
     assert len(answered) == 2 * N
     return found
 
@@ -141,7 +141,7 @@ def test_nothing_but_the_whole_call_counts(world: Any, turns: list[Any], change:
 def test_a_world_without_names_asks_nothing() -> None:
     world = tiny_world(9)
     world.held = []
-    assert tool_exams(Oracle(), world, OWN, CONFIG, N, 0)[0]["tools.valid.n"] == 0
+    assert tool_exams([Oracle()], world, OWN, CONFIG, N, 0)[0]["tools.valid.n"] == 0
 
 
 # -- anybody's lessons ----------------------------------------------------------------------------
@@ -169,7 +169,7 @@ def written(path: Path, *rows: Any) -> Path:
 
 def test_a_file_of_anybodys_lessons(tmp_path: Path) -> None:
     path = written(tmp_path / "mine.jsonl", GOOD, "", TOLD, TOLD | {"expect": {"answer": "no"}})
-    lessons = read_lessons(path, Oracle(), show)
+    lessons = read_lessons(path, show)
     assert [tool["name"] for tool in lessons[0].tools] == ["buy"] and "buy(item)" in lessons[0].messages[0].text
     assert lessons[0].messages[1].text == "#1 a lemon\nI'll take #1" and isinstance(lessons[0].messages[1].parts[1], Soft)
 
@@ -204,12 +204,12 @@ def test_a_file_of_anybodys_lessons(tmp_path: Path) -> None:
 )
 def test_a_bad_line_is_named(tmp_path: Path, bad: Any) -> None:
     with pytest.raises(UsageError, match=r"mine\.jsonl:3"):
-        read_lessons(written(tmp_path / "mine.jsonl", GOOD, TOLD, bad), Oracle(), show)
+        read_lessons(written(tmp_path / "mine.jsonl", GOOD, TOLD, bad), show)
 
 
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "mine.jsonl").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match=r"cannot read lessons.*mine\.jsonl"):
-        read_lessons(tmp_path / "mine.jsonl", Oracle(), show)
+        read_lessons(tmp_path / "mine.jsonl", show)
     with pytest.raises(UsageError, match="cannot read lessons"):
-        read_lessons(tmp_path / "none.jsonl", Oracle(), show)
+        read_lessons(tmp_path / "none.jsonl", show)

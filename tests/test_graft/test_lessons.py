@@ -140,6 +140,7 @@ def test_answers_speak_of_what_came_back(world: World) -> None:
         assert told.text.startswith("results:") and parse_call(lesson.messages[-3].text)
         cards = re.findall(r"^#\d+", told.text, re.MULTILINE)
         if cards:
+            assert told.text.startswith(f"results: {len(cards)} picture")
             assert answer.startswith(f"I found {len(cards)} ") and cards[0] in answer
         elif told.text == "results: none":
             assert "nothing" in answer

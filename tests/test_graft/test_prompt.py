@@ -65,7 +65,7 @@ def test_cards_leave_no_gap() -> None:
 
 def test_results_with_and_without_anything() -> None:
     assert results([]).text == "results: none"
-    assert results([card(1, soft(), "dog"), card(2, soft(1), "")]).text == "results:\n#1 dog\n#2"
+    assert results([card(1, soft(), "dog"), card(2, soft(1), "")]).text == "results: 2 pictures\n#1 dog\n#2"
 
 
 @pytest.mark.parametrize("arguments", [{}, {"text": "winter", "like": "#2"}, {"text": 'a "quoted" café', "n": 3}, {"text": " spaced", "to": ""}])

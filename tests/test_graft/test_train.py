@@ -19,7 +19,8 @@ from pinhole.graft.model import Graft
 from pinhole.graft.prompt import Message, Soft
 from pinhole.graft.seeing import Lesson
 from pinhole.graft.talking import talking_lessons
-from pinhole.graft.train import fill_rows, seeing_lessons, train, warm_start
+from pinhole.graft.train import fill_rows, seeing_lessons, train
+from pinhole.graft.warm_start import warm_start
 from pinhole.workspace import read_json
 from toy_model import OWN, tiny_graft
 from toy_world import tiny_world

@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote
 
 from pinhole.assistant.tools import Refused, Shop, Thing
 from pinhole.errors import BadImage, UnknownItem, UsageError
-from pinhole.graft.prompt import Message, Part, call_text, lines, results, short_title, system
+from pinhole.graft.prompt import Message, Part, call_text, lines, result, results, short_title, system
 
 LAST = 999  # the largest number that a reference can have
 CARDS = 40  # more items in one message are written as bare soft tokens
@@ -278,7 +278,7 @@ class Transcript:
 
     def told(self, text: str) -> None:
         """A result in words."""
-        self.messages.append(results([(text,)]))
+        self.messages.append(result(text))
 
     def answer(self, text: str) -> None:
         """An answer as the model wrote it: numbers instead of links, without the line that lists the rest."""

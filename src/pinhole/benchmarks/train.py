@@ -28,8 +28,9 @@ def run(workspace: Workspace, progress: Progress | None = None, steps: int = 12)
     """
     from pinhole.graft.fast import fast_rows
     from pinhole.graft.helpers import Helpers
-    from pinhole.graft.train import fill_rows, new_graft, seeing_lessons, warm_start
+    from pinhole.graft.train import fill_rows, new_graft, seeing_lessons
     from pinhole.graft.tuning import Trainer
+    from pinhole.graft.warm_start import warm_start
 
     config, world = workspace.config.graft, _world(workspace)
     graft = new_graft(world, config)

@@ -9,8 +9,9 @@ bfloat16 may tip a close choice. Knows nothing of catalogues and of what tools d
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -26,9 +27,12 @@ from pinhole.engines.threads import Threads
 from pinhole.errors import PromptTooLong, UsageError
 from pinhole.graft.model import Graft
 from pinhole.graft.prompt import Message, Part, Prompt, Soft, ToolSchema, card
+from pinhole.processes import cores
 
 ALONE = 512  # tokens of a prompt read in one step when nobody else waits
 SHARED = 96  # … and by all together while somebody speaks, so that nobody waits long for a word
+CACHE = 512 << 20  # bytes of keys and values kept
+IN_BULK = 4  # engines at most, where work is shared out: each has weights packed for itself
 CHARACTERS = 40  # a text with more characters than this for each token of the context is not even tokenised
 
 
@@ -46,7 +50,7 @@ class LocalEngine:
         graft: Graft,
         *,
         name: str = "pinhole",
-        cache_bytes: int = 512 << 20,
+        cache_bytes: int = CACHE,
         active: int = 8,
         waiting: int = 64,
         shared: int = SHARED,
@@ -157,6 +161,20 @@ class LocalEngine:
                     answer.accept(row)
                 except Exception as error:  # its own trouble: what the others read in this step stays read
                     answer.end(error)
+
+
+@contextlib.contextmanager
+def in_bulk(graft: Graft, active: int) -> Iterator[list[LocalEngine]]:
+    """Engines for many conversations that nobody listens to, ``active`` at once in each: whole prompts are read at once.
+
+    On a CPU there is one for each core, with a thread of its own: the steps of a small model gain little from a second.
+    """
+    count = min(IN_BULK, cores(), torch.get_num_threads()) if graft.device.type == "cpu" else 1
+    threads = cores() // count if count > 1 else None
+    with contextlib.ExitStack() as stack:
+        yield [
+            stack.enter_context(LocalEngine(graft, active=active, shared=ALONE, cache_bytes=CACHE // count, threads=threads)) for _ in range(count)
+        ]
 
 
 def _ends(graft: Graft) -> list[int]:

@@ -27,12 +27,12 @@ Progress = Callable[[int, int], None]
 
 
 def graft_exams(
-    graft: Graft, engine: Engine, world: World, tools: Sequence[ToolSchema], config: Config, progress: Progress | None = None
+    graft: Graft, engines: Sequence[Engine], world: World, tools: Sequence[ToolSchema], config: Config, progress: Progress | None = None
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Seeing and tools; figures, and conversations for the report."""
     n, seed = config.evaluate.n, config.evaluate.seed
     figures, seen = seeing_exams(graft, world, n, seed)
-    more, talked = tool_exams(engine, world, tools, config.graft, n, seed, progress)
+    more, talked = tool_exams(engines, world, tools, config.graft, n, seed, progress)
     figures |= more | prompt_costs(graft, world)
     return figures, conversations([*seen, *talked], config.evaluate.conversations, seed)
 
@@ -87,7 +87,7 @@ def _turn(lesson: Lesson, said: str) -> dict[str, Any]:
 
 def build_evaluation(
     graft: Graft,
-    engine: Engine,
+    engines: Sequence[Engine],
     world: World,
     tools: Sequence[ToolSchema],
     config: Config,
@@ -98,7 +98,7 @@ def build_evaluation(
     progress: Progress | None = None,
 ) -> dict[str, float]:
     """The ``evaluate`` stage. ``others`` are measurements of other rooms (search, speed), ``curves`` pictures to keep beside."""
-    figures, turns = graft_exams(graft, engine, world, tools, config, progress)
+    figures, turns = graft_exams(graft, engines, world, tools, config, progress)
     for measure in others:
         figures |= measure()
     write_json(out / "figures.json", dict(sorted(figures.items())))

@@ -17,6 +17,7 @@ from pinhole.evaluation.intervals import share
 from pinhole.graft.model import Graft
 from pinhole.graft.seeing import Lesson, Seeing
 from pinhole.graft.world import World
+from pinhole.processes import cores
 
 EXAMS = {  # key: (kind of lesson, chance; 0 is the share of the commonest right answer: it depends on the data)
     "see.category.accuracy": ("category", 0.0),
@@ -93,8 +94,10 @@ def _new_boards(key: str, world: World, asked: Sequence[Lesson], said: Sequence[
 
 def probe(world: World, asked: Sequence[Lesson]) -> float:
     """Accuracy of a linear classifier trained on the training pictures' vectors, on the pictures asked about."""
+    import joblib
     from sklearn.linear_model import LogisticRegressionCV
     from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
 
     if not asked:
         return 0.0
@@ -103,9 +106,10 @@ def probe(world: World, asked: Sequence[Lesson]) -> float:
     held = [world.at[lesson.expect["items"][0]] for lesson in asked]
     scaler = StandardScaler().fit(world.vectors[train])
     classifier = LogisticRegressionCV(
-        Cs=np.logspace(-5, -2, 4), cv=3, max_iter=2000, tol=1e-3, l1_ratios=(0,), scoring="accuracy", use_legacy_attributes=False
+        Cs=np.logspace(-5, -2, 4), cv=3, max_iter=2000, tol=1e-3, l1_ratios=(0,), scoring="accuracy", use_legacy_attributes=False, n_jobs=cores()
     )
-    classifier.fit(scaler.transform(world.vectors[train]), [world.pictures[i].category for i in train])
+    with joblib.parallel_config(backend="threading"), threadpool_limits(1):  # each fit on one thread: together they are several times faster
+        classifier.fit(scaler.transform(world.vectors[train]), [world.pictures[i].category for i in train])
     return float(classifier.score(scaler.transform(world.vectors[held]), [lesson.answer for lesson in asked]))
 
 

@@ -7,6 +7,7 @@ their schema. ``lessons_file`` asks anybody's questions (JSONL: ``messages``, ``
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import re
@@ -91,27 +92,29 @@ def unseen_turns(world: World, own: Sequence[ToolSchema], config: GraftConfig, n
 # -- asking and marking ---------------------------------------------------------------------------
 
 
-def ask(engine: Engine, lessons: Sequence[Lesson], progress: Progress | None = None) -> list[Reply]:
-    """Greedy answers of the engine, several conversations at once, in the order of the lessons."""
-
-    def one(lesson: Lesson) -> Reply:
-        call, text = None, ""
-        for event in engine.chat(lesson.messages[:-1], lesson.tools, max_tokens=48):
-            if isinstance(event, Call):
-                call = event
-            elif isinstance(event, TextDelta):
-                text += event.text
-            elif isinstance(event, Done):
-                break
-        return Reply(call, text)
-
+def ask(engines: Sequence[Engine], lessons: Sequence[Lesson], progress: Progress | None = None) -> list[Reply]:
+    """Greedy answers in the order of the lessons; the engines take them in turn, each several at once."""
     replies = []
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        for reply in pool.map(one, lessons):
-            replies.append(reply)
+    with contextlib.ExitStack() as stack:
+        pools = [stack.enter_context(ThreadPoolExecutor(AT_ONCE)) for _ in engines]
+        waiting = [pools[i % len(pools)].submit(_reply, engines[i % len(pools)], lesson) for i, lesson in enumerate(lessons)]
+        for future in waiting:
+            replies.append(future.result())
             if progress:
                 progress(len(replies), len(lessons))
     return replies
+
+
+def _reply(engine: Engine, lesson: Lesson) -> Reply:
+    call, text = None, ""
+    for event in engine.chat(lesson.messages[:-1], lesson.tools, max_tokens=48):
+        if isinstance(event, Call):
+            call = event
+        elif isinstance(event, TextDelta):
+            text += event.text
+        elif isinstance(event, Done):
+            break
+    return Reply(call, text)
 
 
 def _plain(value: Any) -> Any:
@@ -170,12 +173,12 @@ def marks(turns: Sequence[Lesson], replies: Sequence[Reply]) -> dict[str, list[b
 
 
 def tool_exams(
-    engine: Engine, world: World, own: Sequence[ToolSchema], config: GraftConfig, n: int, seed: int, progress: Progress | None = None
+    engines: Sequence[Engine], world: World, own: Sequence[ToolSchema], config: GraftConfig, n: int, seed: int, progress: Progress | None = None
 ) -> tuple[dict[str, float], list[tuple[Lesson, str]]]:
     """Figures, and every turn with what the model said. Chance is a name drawn among the tools and none; nobody draws arguments."""
     turns = [*core_turns(world, own, config, n, seed), *unseen_turns(world, own, config, n, seed)]
     pictured = [any(isinstance(part, Soft) for message in turn.messages for part in message.parts) for turn in turns]
-    replies = ask(engine, [*turns, *(blinded(turn, world.mean) for turn, dark in zip(turns, pictured, strict=True) if dark)], progress)
+    replies = ask(engines, [*turns, *(blinded(turn, world.mean) for turn, dark in zip(turns, pictured, strict=True) if dark)], progress)
     later = iter(replies[len(turns) :])
     unseeing = [next(later) if dark else reply for reply, dark in zip(replies, pictured, strict=False)]  # no picture: the same question
     right, blind = marks(turns, replies[: len(turns)]), marks(turns, unseeing)
@@ -191,7 +194,7 @@ def tool_exams(
 # -- anybody's questions --------------------------------------------------------------------------
 
 
-def read_lessons(path: Path, engine: Engine, show: Callable[[int, str], tuple[Part, ...]]) -> list[Lesson]:
+def read_lessons(path: Path, show: Callable[[int, str], tuple[Part, ...]]) -> list[Lesson]:
     """A JSONL file as lessons. ``show(k, id)`` makes an item's card. Raises :class:`UsageError` naming the line."""
     found = []
     for number, line in enumerate(_lines(path), 1):
@@ -238,8 +241,8 @@ def _read(row: Mapping[str, Any], show: Callable[[int, str], tuple[Part, ...]]) 
 
 def lessons_file(path: Path, engine: Engine, show: Callable[[int, str], tuple[Part, ...]], progress: Progress | None = None) -> dict[str, float]:
     """Figures of a file: ``lessons.name``, ``lessons.right`` (a call with all its arguments, or the very answer)."""
-    lessons = read_lessons(path, engine, show)
-    replies = ask(engine, lessons, progress)
+    lessons = read_lessons(path, show)
+    replies = ask([engine], lessons, progress)
     right = [
         right_call(reply, lesson.expect)
         if "name" in lesson.expect

@@ -1,9 +1,9 @@
 """The projector: one content embedding in, one soft token out.
 
-A linear skip path that ridge regression starts near the words of the picture, beside a small MLP
-that starts at zero (so training begins exactly at the warm start), brought to the length of an
-ordinary token embedding. After LLaVA's MLP projector (Liu et al. 2023); the skip and the closed-form
-start are ours. Stays outside the LoRA and is saved on its own: a few MB that a gateway can run.
+A linear skip path that the warm start puts near the words of the picture, beside a small MLP that
+starts at zero (so training begins exactly there), brought to the length of an ordinary token
+embedding. After LLaVA's MLP projector (Liu et al. 2023); the skip is ours. Stays outside the LoRA and
+is saved on its own: a few MB that a gateway can run.
 """
 
 from __future__ import annotations
@@ -35,25 +35,14 @@ class Projector(nn.Module):
         return self.length * y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + 1e-6)
 
     @torch.no_grad()
-    def warm_start(self, content: Tensor, directions: Tensor, middle: Tensor, spread: float, length: float, ridge: float = 0.3) -> float:
-        """Solve for the skip path in closed form and return its R² on the rows given.
-
-        ``content`` is (n, content_dim); ``directions`` (n, hidden) say where each item's words lie, seen from ``middle``
-        (hidden,), the mean of all words. Ridge regression shrinks what it predicts towards the middle, where no word
-        is: the prediction is stretched until its mean distance from there is ``spread``, that of the words themselves.
-        ``length`` is the root mean square of the model's token embeddings. The ridge is relative to the mean
-        eigenvalue of the Gram matrix.
-        """
+    def normalise(self, content: Tensor) -> None:
+        """Take mean and spread of the inputs from (n, content_dim) pictures: each then has a length of about 1."""
         self.mean.copy_(content.mean(0))
         self.scale.copy_(1 / (content.std(0).clamp_min(1e-6) * self.content_dim**0.5))
-        x = ((content - self.mean) * self.scale).double()
-        y = directions.double()
-        gram = x.T @ x
-        gram += ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
-        weight = torch.linalg.solve(gram, x.T @ y)  # (content_dim, hidden)
-        found = x @ weight
-        stretch = spread / found.norm(dim=1).mean().clamp_min(1e-9)
-        self.skip.weight.copy_((stretch * weight).T.to(self.skip.weight.dtype))
-        self.skip.bias.copy_(middle.to(self.skip.bias.dtype))
+
+    @torch.no_grad()
+    def start(self, weight: Tensor, bias: Tensor, length: float) -> None:
+        """Begin at ``weight`` (hidden, content_dim) and ``bias`` (hidden,) of the skip path; ``length`` is a token embedding's root mean square."""
+        self.skip.weight.copy_(weight)
+        self.skip.bias.copy_(bias)
         self.length.fill_(length)
-        return float(1 - (y - found).pow(2).sum() / y.pow(2).sum().clamp_min(1e-12))

@@ -101,12 +101,24 @@ def lines(cards: Sequence[Sequence[Part]]) -> Iterator[Part]:
 
 
 def results(cards: Sequence[Sequence[Part]], note: str = "") -> Message:
-    """What a tool found, as the user message that follows the call; ``note`` says what it is."""
-    return Message.of("user", f"{RESULTS} {note}".strip(), "\n", *lines(cards)) if cards else Message.of("user", NOTHING)
+    """Pictures that a tool found, counted, as the user message that follows the call; ``note`` says what they are."""
+    if not cards:
+        return Message.of("user", NOTHING)
+    head = f"{RESULTS} {counted(len(cards))}" + (f"; {note}" if note else "")
+    return Message.of("user", head, "\n", *lines(cards))
+
+
+def result(text: str) -> Message:
+    """A tool's result in words."""
+    return Message.of("user", f"{RESULTS}\n{text}")
+
+
+def counted(n: int) -> str:
+    return f"{n} picture{'' if n == 1 else 's'}"
 
 
 def board_note(title: str, count: int) -> str:
-    return f'board "{title}", {count} pictures'
+    return f'board "{title}", {counted(count)}'
 
 
 def unknown(kind: str, name: str, near: Sequence[str]) -> str:

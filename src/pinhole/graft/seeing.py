@@ -4,7 +4,8 @@ Titles and attributes of the pictures asked about are hidden: what there is to k
 the soft tokens. A scene (a few pictures) carries several questions, which a packed row reads once.
 Early in training each picture leans on the word it is asked by (privileged information that fades,
 in the spirit of generalized distillation, Lopez-Paz et al. 2016): telling which picture is meant is
-learned from words and kept while they go. Exams draw from the held-out pool with held-out phrasings
+learned from words and kept while they go. Later, pictures look as those do that the projector was not
+fitted to, so that its errors are reckoned with. Exams draw from the held-out pool with held-out phrasings
 through the same functions, and nothing leans there.
 """
 
@@ -44,10 +45,12 @@ class Lesson:
 
 
 class Seeing:
-    """Draws lessons (or, with ``held``, exam questions) about pictures, each leaning on a word by up to ``lean``."""
+    """Draws lessons (or, with ``held``, exam questions) about pictures, each leaning on a word by up to ``lean``, ``strange`` by that share."""
 
-    def __init__(self, world: World, rng: random.Random, *, held: bool = False, lean: float = 0.0, tools: Sequence[ToolSchema] = ()) -> None:
-        self.world, self.rng, self.held, self.lean = world, rng, held, lean
+    def __init__(
+        self, world: World, rng: random.Random, *, held: bool = False, lean: float = 0.0, strange: float = 0.0, tools: Sequence[ToolSchema] = ()
+    ) -> None:
+        self.world, self.rng, self.held, self.lean, self.strange = world, rng, held, lean, strange
         self.say = Phrases(rng, held=held)
         self.system = system(tools)
         self.tools = tuple(tools)
@@ -65,8 +68,8 @@ class Seeing:
         return Lesson(kind, (self.system, Message("user", shown), Message.of("assistant", answer)), self.tools, tuple(choices), expect)
 
     def soft(self, i: int) -> Soft:
-        word = self.words.get(i, "")
-        return self.world.soft(i).leaning(word, self.leans[i]) if word else self.world.soft(i)
+        word, soft = self.words.get(i, ""), self.world.soft(i, self.strange)
+        return soft.leaning(word, self.leans[i]) if word else soft
 
     # -- single questions -----------------------------------------------------------------------
 

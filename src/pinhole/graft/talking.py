@@ -15,7 +15,7 @@ from typing import Any
 from pinhole.config import GraftConfig
 from pinhole.graft import toolbank
 from pinhole.graft.phrasings import Phrases
-from pinhole.graft.prompt import Message, ToolSchema, board_note, call_text, card, results, system, unknown
+from pinhole.graft.prompt import Message, ToolSchema, board_note, call_text, card, counted, result, results, system, unknown
 from pinhole.graft.seeing import Lesson
 from pinhole.graft.world import World
 
@@ -206,8 +206,8 @@ class Talking:
 
     def round(self, said: str, call: Call, numbers: Sequence[int], members: Sequence[int], note: str = "") -> list[Message]:
         """A request, its call, what was found (picture ``#k`` is ``members[k - 1]``) and what is said of it."""
-        told = results([self.card(k, members[k - 1]) for k in numbers], note)
-        return [Message.of("user", said), Message.of("assistant", call_text(*call)), told, Message.of("assistant", self.answer(numbers, members))]
+        shown = results([self.card(k, members[k - 1]) for k in numbers], note)
+        return [Message.of("user", said), Message.of("assistant", call_text(*call)), shown, Message.of("assistant", self.answer(numbers, members))]
 
     def second(self, tools: ToolSet, turns: Sequence[Message], members: Sequence[int]) -> tuple[list[Message], list[int]]:
         """One more round. Pictures that were shown before keep their numbers, so the results' numbers may begin anywhere."""
@@ -230,9 +230,8 @@ class Talking:
         if not numbers:
             return "I found nothing. Try other words."
         shown = [(k, self.world.pictures[members[k - 1]]) for k in numbers[:2]]
-        told = [f"#{k} shows {picture.title.lower() or picture.category or 'something else'}" for k, picture in shown]
-        noun = "picture" if len(numbers) == 1 else "pictures"
-        return f"I found {len(numbers)} {noun}: {', '.join(told)}."
+        described = [f"#{k} shows {picture.title.lower() or picture.category or 'something else'}" for k, picture in shown]
+        return f"I found {counted(len(numbers))}: {', '.join(described)}."
 
     # -- lessons --------------------------------------------------------------------------------
 
@@ -291,12 +290,12 @@ class Talking:
             last = len(members)
             k = last + 1 + self.rng.randint(0, 9)
             said, call = self.say.frame("like", a=f"#{k}"), tools.call("search", {"like": f"#{k}"})
-            told, answer = results([(f"there is no #{k}; there are #1 to #{last}",)]), f"There is no #{k}; there are #1 to #{last}."
+            told, answer = result(f"there is no #{k}; there are #1 to #{last}"), f"There is no #{k}; there are #1 to #{last}."
         elif kind == "no_board" and "board" in tools.tools:
             title = self.subject()
             said, call = self.say.frame("board", x=title), tools.call("board", {"title": title})
             near = self.rng.sample(self.boards, min(2, len(self.boards)))
-            told = results([(unknown("board", title, near),)])
+            told = result(unknown("board", title, near))
             answer = f'There is no board "{title}". The nearest are {", ".join(near)}.'
         turns = [*history, Message.of("user", said), Message.of("assistant", call_text(*call)), told, Message.of("assistant", answer)]
         yield Lesson("outcome", (system(tools.schemas), *turns), tools.schemas)
@@ -307,9 +306,7 @@ class Talking:
         known = {"title": picture.title, "category": picture.category, "keywords": ", ".join(picture.names[-3:])}
         text = "; ".join(f"{name}: {value}" for name, value in known.items() if value)
         called = picture.title.lower() or picture.category or "a picture"
-        return results([(text or "nothing is known of it",)]), f"{reference} shows {called}" + (
-            f": {known['keywords']}." if known["keywords"] else "."
-        )
+        return result(text or "nothing is known of it"), f"{reference} shows {called}" + (f": {known['keywords']}." if known["keywords"] else ".")
 
     def about(self, tools: ToolSet, history: Sequence[Message], members: Sequence[int]) -> Iterator[Lesson]:
         """Questions about the pictures shown that need no tool."""

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from pinhole.catalogue.split import Split
 from pinhole.config import Config, GraftConfig
@@ -30,6 +29,7 @@ from pinhole.graft.prompt import Prompter, ToolSchema
 from pinhole.graft.seeing import Lesson, Seeing
 from pinhole.graft.talking import talking_lessons
 from pinhole.graft.tuning import Trainer
+from pinhole.graft.warm_start import right, strangers, warm_start
 from pinhole.graft.world import World, build_world
 from pinhole.workspace import read_json, write_json
 
@@ -45,6 +45,9 @@ _MISSES = 4  # lessons in turn that do not fit a row any more, until it counts a
 # How far pictures may lean on their names (at most this share of the token) by the progress of the stage of seeing.
 _LEAN = ((0.08, 0.14, 0.5), (1.0, 0.6, 0.0))
 
+# By what share they look as if the projector had not been fitted to them: first what it knows, then what it will meet.
+_STRANGE = ((0.14, 0.5), (0.0, 1.0))
+
 
 def new_graft(world: World, config: GraftConfig) -> Graft:
     """Base model and a projector of the right widths, with no training yet."""
@@ -52,22 +55,6 @@ def new_graft(world: World, config: GraftConfig) -> Graft:
     lm, tokenizer = load_base(config.base, resolve_dtype(config.dtype))
     projector = Projector(world.vectors.shape[1], lm.config.hidden_size)
     return Graft(lm, tokenizer, projector, space=world.space, card=config.card, card_words=config.card_words)
-
-
-def warm_start(graft: Graft, world: World) -> float:
-    """Ridge regression from each training picture to where its words lie among the input embeddings; returns R²."""
-    words = {i: world.words_of(i) for i in world.train}
-    members = [i for i, own in words.items() if own]
-    if len(members) < 8:
-        return 0.0
-    known = sorted({word for own in words.values() for word in own})
-    embedded = torch.stack([graft.embedded(word) for word in known])
-    middle = embedded.mean(0)
-    apart = embedded - middle
-    towards = dict(zip(known, nn.functional.normalize(apart, dim=-1), strict=True))
-    directions = nn.functional.normalize(torch.stack([torch.stack([towards[word] for word in words[i]]).sum(0) for i in members]), dim=-1)
-    length = float(graft.lm.get_input_embeddings().weight.detach().float().pow(2).mean().sqrt())
-    return graft.projector.warm_start(torch.from_numpy(world.vectors[members]), directions, middle, float(apart.norm(dim=-1).mean()), length)
 
 
 def fill_rows(lessons: Iterator[Lesson], prompter: Prompter, config: GraftConfig, beside: Iterator[Lesson] | None = None) -> list[Row]:
@@ -97,8 +84,8 @@ def _fill(row: Row, lessons: Iterator[Lesson], prompter: Prompter, tokens: int) 
 
 
 def seeing_lessons(world: World, rng: random.Random, progress: float) -> Iterator[Lesson]:
-    """The first stage's stream. At its start pictures lean on their names; halfway they stand alone."""
-    seeing = Seeing(world, rng, lean=float(np.interp(progress, *_LEAN)))
+    """The first stage's stream. At its start pictures lean on their names; halfway they stand alone, as if never seen."""
+    seeing = Seeing(world, rng, lean=float(np.interp(progress, *_LEAN)), strange=float(np.interp(progress, *_STRANGE)))
     while True:
         yield from seeing.scene()
 
@@ -176,12 +163,15 @@ def build_graft(
             f"{len(world.train)} items with a readable image: too few to train on", where="graft", fix="ingest more items, then `pinhole build`"
         )
     graft = new_graft(world, config.graft)
-    fitted = warm_start(graft, world)
+    started = {"graft.warm_start.right": warm_start(graft, world, config.graft.seed)}
+    world.strange = strangers(graft, world, config.graft.seed)
+    if world.strange is not None:
+        started["graft.warm_start.right.strange"] = right(graft, world, world.strange)
     figures = train(graft, world, tools, config.graft, out, progress)
     graft.save(out)
     plot_curve(read_json(out / "curve.json"), out / "curve.png")
     (out / "checkpoint.safetensors").unlink(missing_ok=True)
-    return {**figures, "graft.warm_start_r2": fitted}
+    return figures | started
 
 
 def plot_curve(curve: Sequence[dict[str, Any]], path: Path) -> None:

@@ -62,6 +62,7 @@ class World:
     vectors: np.ndarray  # (n, content_dim) float32, row i belongs to pictures[i]
     space: str
     categories: list[str] = field(default_factory=list)
+    strange: np.ndarray | None = None  # (n, content_dim): how training pictures look that no projector was fitted to (`warm_start.strangers`)
 
     def __post_init__(self) -> None:
         self.train = [i for i, picture in enumerate(self.pictures) if not picture.held]
@@ -86,11 +87,16 @@ class World:
         return [name for name in self.pictures[i].names if name in self.concepts]
 
     def words_of(self, i: int) -> list[str]:
-        """What a picture is called where it is to be recognised: its concepts and its kind, else whatever names it has."""
+        """What a picture is called where it is to be recognised: concepts, kind and training boards, else whatever names it has."""
         picture = self.pictures[i]
-        return [*(self.concepts_of(i) or picture.names[:3]), *([picture.category] if picture.category in self.categories else [])]
+        kind = [picture.category] if picture.category in self.categories else []
+        return list(dict.fromkeys([*self.concepts_of(i), *kind, *self.shelves[i]])) or list(picture.names[:3])
 
-    def soft(self, i: int) -> Soft:
+    def soft(self, i: int, strange: float = 0.0) -> Soft:
+        """A picture as it is, or by the share ``strange`` as if it had never been seen."""
+        if strange and self.strange is not None:
+            vector = self.vectors[i] + np.float32(strange) * (self.strange[i] - self.vectors[i])
+            return Soft(f"{self.space}:{self.pictures[i].id}~{strange:.3f}", vector)
         if i not in self._softs:
             self._softs[i] = Soft(f"{self.space}:{self.pictures[i].id}", self.vectors[i])
         return self._softs[i]

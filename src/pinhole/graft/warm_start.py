@@ -1,0 +1,157 @@
+"""Where a projector begins: each picture near the words it is called by, among the model's input embeddings.
+
+Ridge regression, then a few seconds of a softmax over all words at once (as a classifier would, with the words'
+own embeddings as its weights), so that a picture is nearer to its words than to those of others. Half of the content is
+dropped at random meanwhile: pictures never seen keep their words. The language model is not run at all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import dropout, linear, normalize
+
+from pinhole.graft.model import Graft
+from pinhole.graft.world import World
+
+_RIDGE = 0.3  # of the mean eigenvalue of the Gram matrix
+_FEWEST = 8  # pictures with words, below which nothing is fitted
+_STEPS, _EPOCHS, _BATCH, _RATE, _DROP = 200, 12, 256, 2e-3, 0.5
+_SHARPNESS = 10.0  # of the softmax at its start; it is learned
+_PARTS = 4  # of the pictures, each left out once
+_LEAST = 1e-3  # of the mean eigenvalue: how exactly a move makes up a difference
+_KIND = 0.5  # what its kind weighs among a picture's words: every picture has one, and most pictures share it
+
+
+@dataclass(frozen=True)
+class Words:
+    """All words of some training pictures, each as a direction from the middle of all."""
+
+    pictures: list[int]
+    known: list[str]
+    middle: Tensor  # (hidden,)
+    directions: Tensor  # (words, hidden), of length 1
+    spread: float  # mean distance from the middle
+    called: Tensor  # (pictures, words): which are whose, each row with the sum 1
+
+    def of(self, rows: Sequence[int]) -> Words:
+        return replace(self, pictures=[self.pictures[row] for row in rows], called=self.called[list(rows)])
+
+
+def words_of(graft: Graft, world: World) -> Words | None:
+    """What the training pictures are called, those of them that are called anything; ``None`` where there are too few."""
+    own = {i: world.words_of(i) for i in world.train}
+    pictures = [i for i, words in own.items() if words]
+    if len(pictures) < _FEWEST:
+        return None
+    known = sorted({word for words in own.values() for word in words})
+    column = {word: at for at, word in enumerate(known)}
+    called = torch.zeros(len(pictures), len(known))
+    for row, i in enumerate(pictures):
+        for word in own[i]:
+            called[row, column[word]] = _KIND if word == world.pictures[i].category else 1.0
+    embedded = torch.stack([graft.embedded(word) for word in known]).cpu()
+    middle = embedded.mean(0)
+    apart = embedded - middle
+    return Words(pictures, known, middle, normalize(apart, dim=-1), float(apart.norm(dim=-1).mean()), normalize(called, p=1.0, dim=-1))
+
+
+def warm_start(graft: Graft, world: World, seed: int = 0) -> float:
+    """Start the projector's skip path. Returns the share of training pictures whose nearest word is their own."""
+    words = words_of(graft, world)
+    if words is None:
+        return 0.0
+    graft.projector.normalise(torch.from_numpy(world.vectors[words.pictures]).to(graft.device))
+    x = _inputs(graft, world.vectors[words.pictures])
+    weight, bias = fit(x, words, seed)
+    length = float(graft.lm.get_input_embeddings().weight.detach().float().pow(2).mean().sqrt())
+    graft.projector.start(weight, words.middle + bias, length)
+    return right(graft, world, world.vectors)
+
+
+def right(graft: Graft, world: World, vectors: np.ndarray) -> float:
+    """Share of the training pictures that have words whose nearest word is their own, where ``vectors`` (n, content_dim) are the pictures'."""
+    words = words_of(graft, world)
+    if words is None:
+        return 0.0
+    skip = graft.projector.skip
+    found = linear(_inputs(graft, vectors[words.pictures]), skip.weight.detach().cpu(), skip.bias.detach().cpu() - words.middle)
+    nearest = (normalize(found, dim=-1) @ words.directions.T).argmax(1, keepdim=True)
+    return float((words.called.gather(1, nearest) > 0).float().mean())
+
+
+def strangers(graft: Graft, world: World, seed: int = 0) -> np.ndarray | None:
+    """(n, content_dim) vectors that the started projector puts where one that was not fitted to them would put the true ones.
+
+    It is nearer to the words of pictures that it was fitted to than to those of others: a reader that learns from the
+    former alone trusts the latter too little. So a projector is fitted without each part of the pictures in turn, as in
+    stacked generalization (Wolpert 1992), and each picture of the part is moved by the least that makes up the
+    difference. Held-out pictures, and those with no words, stay as they are.
+    """
+    words = words_of(graft, world)
+    if words is None:
+        return None
+    projector = graft.projector
+    weight, bias = projector.skip.weight.detach().cpu(), projector.skip.bias.detach().cpu() - words.middle
+    gram = (weight @ weight.T).double()
+    gram += _LEAST * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
+    found, order = world.vectors.copy(), torch.randperm(len(words.pictures), generator=torch.Generator().manual_seed(seed)).tolist()
+    for part in range(_PARTS):
+        rows = order[part::_PARTS]
+        others = words.of(sorted(set(order) - set(rows)))
+        own = [words.pictures[row] for row in rows]
+        x = _inputs(graft, world.vectors[own])
+        without = linear(x, *fit(_inputs(graft, world.vectors[others.pictures]), others, seed))
+        moved = torch.linalg.solve(gram, (without - linear(x, weight, bias)).double().T).T.float() @ weight
+        found[own] += (moved / projector.scale.cpu()).numpy()
+    return found
+
+
+def _inputs(graft: Graft, vectors: np.ndarray) -> Tensor:
+    """(n, content_dim) as the projector's layers take them."""
+    return (torch.from_numpy(vectors) - graft.projector.mean.cpu()) * graft.projector.scale.cpu()
+
+
+def fit(x: Tensor, words: Words, seed: int) -> tuple[Tensor, Tensor]:
+    """Weights (hidden, content) and bias (hidden,) from ``x`` (n, content) to the middle of words, as far from there as words are."""
+    weight, bias = tell_apart(x, ridge(x, normalize(words.called @ words.directions, dim=-1)), words, seed)
+    stretch = words.spread / linear(x, weight, bias).norm(dim=1).mean().clamp_min(1e-9)
+    return stretch * weight, stretch * bias
+
+
+def ridge(x: Tensor, directions: Tensor) -> Tensor:
+    """(n, content), (n, hidden) → the (hidden, content) weights that predict the directions, in closed form."""
+    x, y = x.double(), directions.double()
+    gram = x.T @ x
+    gram += _RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
+    return torch.linalg.solve(gram, x.T @ y).T.float()
+
+
+def tell_apart(x: Tensor, weight: Tensor, words: Words, seed: int) -> tuple[Tensor, Tensor]:
+    """Weights and bias (hidden,) by which pictures come nearer to their own words than to others, from ``weight`` on.
+
+    ``x`` is (n, content). How common a word is goes into a bias of the softmax, not into the pictures.
+    """
+    weight = (weight / linear(x, weight).norm(dim=1).mean().clamp_min(1e-9)).requires_grad_()
+    bias, common = torch.zeros(len(weight), requires_grad=True), torch.zeros(len(words.known), requires_grad=True)
+    sharpness = torch.tensor(math.log(_SHARPNESS), requires_grad=True)
+    optimiser = torch.optim.AdamW([weight, bias, common, sharpness], lr=_RATE, weight_decay=0.0)
+    steps = max(_STEPS, _EPOCHS * math.ceil(len(x) / _BATCH))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for step in range(steps):
+            for group in optimiser.param_groups:
+                group["lr"] = _RATE * min(1.0, 2 * (1 - step / steps))
+            batch = torch.randint(len(x), (min(_BATCH, len(x)),))
+            found = normalize(linear(dropout(x[batch], _DROP), weight, bias), dim=-1)
+            logits = sharpness.exp() * found @ words.directions.T + common
+            loss = -(words.called[batch] * logits.log_softmax(-1)).sum(-1).mean()
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+    return weight.detach(), bias.detach()
