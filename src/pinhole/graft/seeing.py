@@ -20,7 +20,8 @@ from pinhole.graft.phrasings import Phrases
 from pinhole.graft.prompt import Message, Soft, ToolSchema, card, lines, system
 from pinhole.graft.world import Board, World
 
-_CALL, _TITLE = 4.0, 2.0
+_CALL, _GROUP = 4.0, 2.0
+_NAMES = (0.6, 0.15, 0.15, 0.1)  # how often lessons ask by a concept, a kind, a board's title, any name at all
 _TRIES = 8  # draws of a wrong name before a question is given up
 
 
@@ -40,8 +41,8 @@ class Lesson:
 
     @property
     def weight(self) -> float:
-        """What it weighs in training. A number or a yes is one decision in two or three tokens; a call is several in twenty, a title one in five."""
-        return _CALL if "name" in self.expect else _TITLE if self.kind == "theme" else 1.0
+        """What it weighs in training: a call is several decisions in twenty tokens, and what is asked about a group needs all of its pictures."""
+        return _CALL if "name" in self.expect else _GROUP if self.kind in ("theme", "odd") else 1.0
 
 
 class Seeing:
@@ -108,18 +109,15 @@ class Seeing:
         return self.world.pictures[i].answers_to(name) or (not self.held and name in self.world.shelves[i])
 
     def name_of(self, i: int) -> str:
-        """What a picture may be asked for by. Exams: what training pictures were called too. Lessons: that, its kind, a board of it, or any name."""
+        """What a picture may be asked for by. Exams: a concept. Lessons: mostly that, or its kind, a board of it, any name."""
         if i in self.words:
             return self.words[i]
         picture, concepts = self.world.pictures[i], self.world.concepts_of(i)
-        drawn = 0.5 if self.held else self.rng.random()
-        if drawn < 0.25 and picture.category in self.kinds:
-            return picture.category
-        if drawn < 0.4 and self.world.shelves[i]:
-            return self.rng.choice(self.world.shelves[i])
-        if drawn < 0.85 and concepts:
-            return self.rng.choice(concepts)
-        return self.rng.choice(picture.names) if picture.names and not self.held else ""
+        if self.held:
+            return self.rng.choice(concepts) if concepts else ""
+        kind = [picture.category] if picture.category in self.kinds else []
+        sources = [(source, weight) for source, weight in zip((concepts, kind, self.world.shelves[i], picture.names), _NAMES, strict=True) if source]
+        return self.rng.choice(self.rng.choices(*zip(*sources, strict=True))[0]) if sources else ""
 
     def odd(self) -> Lesson | None:
         """Three of one board and a stranger, half the time of the same category but another board."""
