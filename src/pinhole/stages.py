@@ -132,7 +132,7 @@ def _evaluate(job: Build) -> dict[str, Any]:
             lambda: _search_figures(job, catalogue, features, space, parts[1]),
             lambda: _engine_figures(graft, tools, config, parts[2]),
             lambda: _embed_figures(job, parts[3]),
-            lambda: {key: value for key, value in grafted.manifest["figures"].items() if key.startswith("speed.")},
+            lambda: {key: value for key, value in grafted.manifest["figures"].items() if key.startswith(("speed.", "see."))},
         )
         curves = [grafted.path / "curve.png"]
         return build_evaluation(graft, engines, world, tools, config, job.out, others=others, curves=curves, progress=parts[0])
@@ -183,5 +183,5 @@ STAGES: dict[str, Stage] = _named(
     Stage("align", ("embed",), ("align", "catalogue"), ("items", "boards", "queries"), 1, _align),
     Stage("index", ("embed", "align"), ("index", "align", "catalogue"), ("items", "boards", "queries"), 2, _index),
     Stage("graft", ("embed", "align"), ("graft", "catalogue"), ("items", "boards"), 5, _graft, _base_and_tools),
-    Stage("evaluate", ("embed", "align", "index", "graft"), ("evaluate", "catalogue"), ("items", "boards", "queries"), 2, _evaluate),
+    Stage("evaluate", ("embed", "align", "index", "graft"), ("evaluate", "catalogue"), ("items", "boards", "queries"), 3, _evaluate),
 )

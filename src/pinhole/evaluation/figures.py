@@ -20,7 +20,7 @@ MARKS = {
     "base": "the best way without training",
     "learned": "the trained part by itself, before it is fused with the rest",
 }
-ALSO = {"weight": "the trained part's share of all fusion weights", "clusters": "different queries or boards"}
+ALSO = {"weight": "the trained part's share of all fusion weights", "clusters": "different queries or boards", "strange": "of pictures that the fit left out"}
 _OWN = ("n", "low", "high", "tuned")
 
 
@@ -54,6 +54,7 @@ GROUPS: dict[str, tuple[str, str, dict[str, Named]]] = {
             "see.category.accuracy": Named("What kind of thing is it?", "one picture, every category of the catalogue to choose from"),
             "see.pick.accuracy": Named("Which of the four is it?", "four pictures and a name"),
             "see.match.accuracy": Named("Is it this?", "one picture and a name, yes or no"),
+            "see.warm_start": Named("Nearest word is its own", "training pictures among all words, before the language model is trained"),
         },
     ),
     "board": (

@@ -163,10 +163,10 @@ def build_graft(
             f"{len(world.train)} items with a readable image: too few to train on", where="graft", fix="ingest more items, then `pinhole build`"
         )
     graft = new_graft(world, config.graft)
-    started = {"graft.warm_start.right": warm_start(graft, world, config.graft.seed)}
+    started = {"see.warm_start": warm_start(graft, world, config.graft.seed)}
     world.strange = strangers(graft, world, config.graft.seed)
-    if world.strange is not None:
-        started["graft.warm_start.right.strange"] = right(graft, world, world.strange)
+    if world.strange:
+        started |= {"see.warm_start.strange": right(graft, world, strange=True), "see.warm_start.n": len(world.strange)}
     figures = train(graft, world, tools, config.graft, out, progress)
     graft.save(out)
     plot_curve(read_json(out / "curve.json"), out / "curve.png")

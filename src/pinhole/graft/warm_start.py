@@ -8,6 +8,7 @@ dropped at random meanwhile: pictures never seen keep their words. The language 
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -20,7 +21,7 @@ from pinhole.graft.model import Graft
 from pinhole.graft.world import World
 
 _RIDGE = 0.3  # of the mean eigenvalue of the Gram matrix
-_FEWEST = 8  # pictures with words, below which nothing is fitted
+_FEWEST, _MOST = 8, 20_000  # pictures with words: below the one nothing is fitted, beyond the other they are a sample
 _STEPS, _EPOCHS, _BATCH, _RATE, _DROP = 200, 12, 256, 2e-3, 0.5
 _SHARPNESS = 10.0  # of the softmax at its start; it is learned
 _PARTS = 4  # of the pictures, each left out once
@@ -45,10 +46,11 @@ class Words:
 
 def words_of(graft: Graft, world: World) -> Words | None:
     """What the training pictures are called, those of them that are called anything; ``None`` where there are too few."""
-    own = {i: world.words_of(i) for i in world.train}
-    pictures = [i for i, words in own.items() if words]
-    if len(pictures) < _FEWEST:
+    own = {i: words for i in world.train if (words := world.words_of(i))}
+    if len(own) < _FEWEST:
         return None
+    pictures = sorted(random.Random(0).sample(list(own), min(_MOST, len(own))))
+    own = {i: own[i] for i in pictures}
     known = sorted({word for words in own.values() for word in words})
     column = {word: at for at, word in enumerate(known)}
     called = torch.zeros(len(pictures), len(known))
@@ -71,36 +73,36 @@ def warm_start(graft: Graft, world: World, seed: int = 0) -> float:
     weight, bias = fit(x, words, seed)
     length = float(graft.lm.get_input_embeddings().weight.detach().float().pow(2).mean().sqrt())
     graft.projector.start(weight, words.middle + bias, length)
-    return right(graft, world, world.vectors)
+    return right(graft, world)
 
 
-def right(graft: Graft, world: World, vectors: np.ndarray) -> float:
-    """Share of the training pictures that have words whose nearest word is their own, where ``vectors`` (n, content_dim) are the pictures'."""
+def right(graft: Graft, world: World, strange: bool = False) -> float:
+    """Share of the pictures fitted to whose nearest word is their own; ``strange``: of their vectors in ``world.strange``."""
     words = words_of(graft, world)
     if words is None:
         return 0.0
     skip = graft.projector.skip
-    found = linear(_inputs(graft, vectors[words.pictures]), skip.weight.detach().cpu(), skip.bias.detach().cpu() - words.middle)
+    vectors = np.stack([world.soft(i, float(strange)).vector for i in words.pictures])
+    found = linear(_inputs(graft, vectors), skip.weight.detach().cpu(), skip.bias.detach().cpu() - words.middle)
     nearest = (normalize(found, dim=-1) @ words.directions.T).argmax(1, keepdim=True)
     return float((words.called.gather(1, nearest) > 0).float().mean())
 
 
-def strangers(graft: Graft, world: World, seed: int = 0) -> np.ndarray | None:
-    """(n, content_dim) vectors that the started projector puts where one that was not fitted to them would put the true ones.
+def strangers(graft: Graft, world: World, seed: int = 0) -> dict[int, np.ndarray]:
+    """Vectors (content_dim,) that the started projector puts where one that was not fitted to these pictures would put their own.
 
-    It is nearer to the words of pictures that it was fitted to than to those of others: a reader that learns from the
-    former alone trusts the latter too little. So a projector is fitted without each part of the pictures in turn, as in
-    stacked generalization (Wolpert 1992), and each picture of the part is moved by the least that makes up the
-    difference. Held-out pictures, and those with no words, stay as they are.
+    A projector puts pictures that it was fitted to nearer to their words than others. So one is fitted without each part
+    of them in turn, as in stacked generalization (Wolpert 1992), and each picture of the part is moved by the least that
+    makes up the difference. Whatever was not fitted to needs no other vector.
     """
     words = words_of(graft, world)
     if words is None:
-        return None
+        return {}
     projector = graft.projector
     weight, bias = projector.skip.weight.detach().cpu(), projector.skip.bias.detach().cpu() - words.middle
     gram = (weight @ weight.T).double()
     gram += _LEAST * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
-    found, order = world.vectors.copy(), torch.randperm(len(words.pictures), generator=torch.Generator().manual_seed(seed)).tolist()
+    found, order = {}, random.Random(seed).sample(range(len(words.pictures)), len(words.pictures))
     for part in range(_PARTS):
         rows = order[part::_PARTS]
         others = words.of(sorted(set(order) - set(rows)))
@@ -108,7 +110,7 @@ def strangers(graft: Graft, world: World, seed: int = 0) -> np.ndarray | None:
         x = _inputs(graft, world.vectors[own])
         without = linear(x, *fit(_inputs(graft, world.vectors[others.pictures]), others, seed))
         moved = torch.linalg.solve(gram, (without - linear(x, weight, bias)).double().T).T.float() @ weight
-        found[own] += (moved / projector.scale.cpu()).numpy()
+        found |= dict(zip(own, world.vectors[own] + (moved / projector.scale.cpu()).numpy(), strict=True))
     return found
 
 

@@ -62,7 +62,7 @@ class World:
     vectors: np.ndarray  # (n, content_dim) float32, row i belongs to pictures[i]
     space: str
     categories: list[str] = field(default_factory=list)
-    strange: np.ndarray | None = None  # (n, content_dim): how training pictures look that no projector was fitted to (`warm_start.strangers`)
+    strange: dict[int, np.ndarray] = field(default_factory=dict)  # vectors of training pictures as if never seen (`warm_start.strangers`)
 
     def __post_init__(self) -> None:
         self.train = [i for i, picture in enumerate(self.pictures) if not picture.held]
@@ -94,7 +94,7 @@ class World:
 
     def soft(self, i: int, strange: float = 0.0) -> Soft:
         """A picture as it is, or by the share ``strange`` as if it had never been seen."""
-        if strange and self.strange is not None:
+        if strange and i in self.strange:
             vector = self.vectors[i] + np.float32(strange) * (self.strange[i] - self.vectors[i])
             return Soft(f"{self.space}:{self.pictures[i].id}~{strange:.3f}", vector)
         if i not in self._softs:
