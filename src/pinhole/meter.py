@@ -22,6 +22,7 @@ class Meter:
 
     def __init__(self) -> None:
         self.seconds, self.peak_bytes = 0.0, 0
+        self._children: set[int] = set()
         self._stop = threading.Event()
 
     def __enter__(self) -> Meter:
@@ -44,7 +45,8 @@ class Meter:
             self._sample()
 
     def _sample(self) -> None:
-        self.peak_bytes = max(self.peak_bytes, _tree_bytes())
+        found, self._children = _tree_bytes(self._children)
+        self.peak_bytes = max(self.peak_bytes, found)
 
 
 def _high_water() -> int:
@@ -53,13 +55,18 @@ def _high_water() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _tree_bytes() -> int:
+def _tree_bytes(before: set[int]) -> tuple[int, set[int]]:
+    """Resident bytes of this process and of its children that were there ``before``; and which children there are now.
+
+    A new one is left out until the next look: until it runs a program of its own it seems to be as large as its parent.
+    """
     import psutil
 
     me = psutil.Process()
-    total = me.memory_info().rss
-    for child in me.children(recursive=True):
+    total, children = me.memory_info().rss, me.children(recursive=True)
+    for child in children:
         with contextlib.suppress(psutil.Error):  # it may have ended since
-            memory = child.memory_info()
-            total += memory.rss - getattr(memory, "shared", 0)
-    return total
+            if child.pid in before:
+                memory = child.memory_info()
+                total += memory.rss - getattr(memory, "shared", 0)
+    return total, {child.pid for child in children}

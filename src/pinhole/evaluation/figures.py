@@ -20,7 +20,11 @@ MARKS = {
     "base": "the best way without training",
     "learned": "the trained part by itself, before it is fused with the rest",
 }
-ALSO = {"weight": "the trained part's share of all fusion weights", "clusters": "different queries or boards", "strange": "of pictures that the fit left out"}
+ALSO = {
+    "weight": "the trained part's share of all fusion weights",
+    "clusters": "different queries or boards",
+    "strange": "of pictures that the fit left out",
+}
 _OWN = ("n", "low", "high", "tuned")
 
 

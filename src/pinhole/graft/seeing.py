@@ -18,10 +18,12 @@ from typing import Any
 
 from pinhole.graft.phrasings import Phrases
 from pinhole.graft.prompt import Message, Soft, ToolSchema, card, lines, system
-from pinhole.graft.world import Board, World
+from pinhole.graft.world import Board, World, alike
 
 _CALL, _GROUP = 4.0, 2.0
 _NAMES = (0.6, 0.15, 0.15, 0.1)  # how often lessons ask by a concept, a kind, a board's title, any name at all
+_PRETENCE = (0.15, 0.45)  # shares of a soft token by which a picture pretends to be something else
+_VOCABULARY = 20  # words that it takes
 _TRIES = 8  # draws of a wrong name before a question is given up
 
 
@@ -49,7 +51,15 @@ class Seeing:
     """Draws lessons (or, with ``held``, exam questions) about pictures, each leaning on a word by up to ``lean``, ``strange`` by that share."""
 
     def __init__(
-        self, world: World, rng: random.Random, *, held: bool = False, lean: float = 0.0, strange: float = 0.0, tools: Sequence[ToolSchema] = ()
+        self,
+        world: World,
+        rng: random.Random,
+        *,
+        held: bool = False,
+        lean: float = 0.0,
+        strange: float = 0.0,
+        pretend: float = 0.0,
+        tools: Sequence[ToolSchema] = (),
     ) -> None:
         self.world, self.rng, self.held, self.lean, self.strange = world, rng, held, lean, strange
         self.say = Phrases(rng, held=held)
@@ -60,6 +70,7 @@ class Seeing:
         self.classed = [i for i in self.pool if world.pictures[i].category in self.kinds]
         self.named = [i for i in self.pool if (world.concepts_of(i) if held else world.pictures[i].names)]
         self.themes = world.themed(held, 5)
+        self.pretend, self.pretending = (pretend if len(world.vocabulary) >= _VOCABULARY else 0.0), False
         self.leans: dict[int, float] = {}
         self.words: dict[int, str] = {}  # what the pictures of this scene lean on, and are asked by
 
@@ -92,7 +103,7 @@ class Seeing:
 
     def _wrong_name(self, i: int) -> str:
         for _ in range(_TRIES):
-            name = self.name_of(self.world.other(self.rng, i, self.held))
+            name = self.rng.choice(self.world.vocabulary) if self.pretending else self.name_of(self.world.other(self.rng, i, self.held))
             if name and not self.right(i, name):
                 return name
         return ""
@@ -105,7 +116,9 @@ class Seeing:
         return self.lesson("pick", members, self.say.seeing("pick", x=name), references[at], references)
 
     def right(self, i: int, name: str) -> bool:
-        """May a picture be called that? In lessons also by the title of a board it is on."""
+        """May a picture be called that? In lessons also by the title of a board it is on, and by what it pretends to be."""
+        if self.pretending and alike(name, self.words.get(i, name)):
+            return True
         return self.world.pictures[i].answers_to(name) or (not self.held and name in self.world.shelves[i])
 
     def name_of(self, i: int) -> str:
@@ -141,6 +154,10 @@ class Seeing:
         board, inside = self.rng.choice(self.themes)
         members = self.rng.sample(inside, 5)
         self._lean(lambda: dict.fromkeys(members, board.title))
+        if self.pretending:
+            title = self.words[members[0]]
+            options = [title, *self.rng.sample([word for word in self.world.vocabulary if word != title], 4)]
+            return self.lesson("theme", members, self.say.seeing("theme", x=", ".join(self.rng.sample(options, 5))), title, options)
         return self.titles(board, members)
 
     def titles(self, board: Board, members: list[int]) -> Lesson | None:
@@ -174,6 +191,7 @@ class Seeing:
     def scene(self) -> Iterator[Lesson]:
         """Several lessons that share their pictures."""
         drawn, self.words = self.rng.random(), {}
+        self.pretending = self.rng.random() < self.pretend
         if drawn < 0.2:
             yield from self._group(self.odd())
         elif drawn < 0.44:
@@ -182,12 +200,14 @@ class Seeing:
             yield from self._alone(self.rng.choice(self.pool))
         else:
             yield from self._together(self.members(self.rng.choice((2, 3, 4, 4, 4, 5))))
-        self.words = {}
+        self.words, self.pretending = {}, False
 
     def _group(self, first: Lesson | None) -> Iterator[Lesson]:
         """A question about all of the pictures; once they stand alone, some about single ones."""
         if first:
             yield first
+            if self.pretending:
+                return
             members = [self.world.at[id] for id in first.expect["items"]]
             if first.kind == "theme":  # the same pictures among other titles
                 board = next(board for board, _ in self.themes if board.id == first.expect["board"])
@@ -202,9 +222,9 @@ class Seeing:
         at = among.index(i)
         if not members:
             self._lean(lambda: {i: self.name_of(i)})
-        if picture.category in self.kinds:
+        if picture.category in self.kinds and not self.pretending:
             yield self.category(among, at)
-        if picture.names and self.rng.random() < 0.4:
+        if picture.names and not self.pretending and self.rng.random() < 0.4:
             yield self.describe(among, at)
         yield from self._some(self.match(among, at) for _ in range(2))
 
@@ -214,12 +234,17 @@ class Seeing:
         yield from self._some(self.pick(members, at) for at in self.rng.sample(range(len(members)), min(len(members), 3)))
         at = self.rng.randrange(len(members))
         yield from self._some([self.match(members, at)])
-        if self.world.pictures[members[at]].category in self.kinds and self.rng.random() < 0.5:
+        if self.world.pictures[members[at]].category in self.kinds and not self.pretending and self.rng.random() < 0.5:
             yield self.category(members, at)
 
     def _lean(self, words: Callable[[], dict[int, str]]) -> None:
-        """Let the pictures of this scene lean on words, each by another share."""
-        if self.lean > 0:
+        """Let the pictures of this scene lean on words, each by another share; on any words at all where they pretend."""
+        if self.pretending:
+            real = words()
+            other = dict(zip(dict.fromkeys(real.values()), self.rng.sample(self.world.vocabulary, len(set(real.values()))), strict=True))
+            self.words = {i: other[word] for i, word in real.items()}
+            self.leans = {i: max(self.lean * self.rng.random(), self.rng.uniform(*_PRETENCE)) for i in self.words}
+        elif self.lean > 0:
             self.words = {i: word for i, word in words().items() if word}
             self.leans = {i: self.lean * self.rng.random() for i in self.words}
 
