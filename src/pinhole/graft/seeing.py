@@ -5,7 +5,8 @@ the soft tokens. A scene (a few pictures) carries several questions, which a pac
 Early in training each picture leans on the word it is asked by (privileged information that fades,
 in the spirit of generalized distillation, Lopez-Paz et al. 2016): telling which picture is meant is
 learned from words and kept while they go. Later, pictures look as those do that the projector was not
-fitted to, so that its errors are reckoned with. Exams draw from the held-out pool with held-out phrasings
+fitted to, so that its errors are reckoned with. In some scenes they *pretend*: they lean on words that are not
+theirs, of which there are many more than a catalogue has boards, and are asked by those. Exams draw from the held-out pool with held-out phrasings
 through the same functions, and nothing leans there.
 """
 
@@ -23,7 +24,7 @@ from pinhole.graft.world import Board, World, alike
 _CALL, _GROUP = 4.0, 2.0
 _NAMES = (0.6, 0.15, 0.15, 0.1)  # how often lessons ask by a concept, a kind, a board's title, any name at all
 _PRETENCE = (0.15, 0.45)  # shares of a soft token by which a picture pretends to be something else
-_VOCABULARY = 20  # words that it takes
+_VOCABULARY = 20  # words that pretending takes
 _TRIES = 8  # draws of a wrong name before a question is given up
 
 
@@ -154,11 +155,14 @@ class Seeing:
         board, inside = self.rng.choice(self.themes)
         members = self.rng.sample(inside, 5)
         self._lean(lambda: dict.fromkeys(members, board.title))
-        if self.pretending:
-            title = self.words[members[0]]
-            options = [title, *self.rng.sample([word for word in self.world.vocabulary if word != title], 4)]
-            return self.lesson("theme", members, self.say.seeing("theme", x=", ".join(self.rng.sample(options, 5))), title, options)
-        return self.titles(board, members)
+        return self._pretended(members) if self.pretending else self.titles(board, members)
+
+    def _pretended(self, members: list[int]) -> Lesson | None:
+        """Five pictures that pretend to be the same; its word among four that fit none of them."""
+        title = self.words[members[0]]
+        wrong = [word for word in self.rng.sample(self.world.vocabulary, 2 * _TRIES) if not any(self.right(i, word) for i in members)]
+        options = self.rng.sample([title, *wrong[:4]], min(5, 1 + len(wrong)))
+        return self.lesson("theme", members, self.say.seeing("theme", x=", ".join(options)), title, options) if len(options) == 5 else None
 
     def titles(self, board: Board, members: list[int]) -> Lesson | None:
         shown = set(members)

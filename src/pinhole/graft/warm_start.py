@@ -102,7 +102,8 @@ def strangers(graft: Graft, world: World, seed: int = 0) -> dict[int, np.ndarray
     weight, bias = projector.skip.weight.detach().cpu(), projector.skip.bias.detach().cpu() - words.middle
     gram = (weight @ weight.T).double()
     gram += _LEAST * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
-    found, order = {}, random.Random(seed).sample(range(len(words.pictures)), len(words.pictures))
+    found: dict[int, np.ndarray] = {}
+    order = random.Random(seed).sample(range(len(words.pictures)), len(words.pictures))
     for part in range(_PARTS):
         rows = order[part::_PARTS]
         others = words.of(sorted(set(order) - set(rows)))
