@@ -5,8 +5,7 @@ the soft tokens. A scene (a few pictures) carries several questions, which a pac
 Early in training each picture leans on the word it is asked by (privileged information that fades,
 in the spirit of generalized distillation, Lopez-Paz et al. 2016): telling which picture is meant is
 learned from words and kept while they go. Later, pictures look as those do that the projector was not
-fitted to, so that its errors are reckoned with. In some scenes they *pretend*: they lean on words that are not
-theirs, of which there are many more than a catalogue has boards, and are asked by those. Exams draw from the held-out pool with held-out phrasings
+fitted to, so that its errors are reckoned with. Exams draw from the held-out pool with held-out phrasings
 through the same functions, and nothing leans there.
 """
 
@@ -19,12 +18,9 @@ from typing import Any
 
 from pinhole.graft.phrasings import Phrases
 from pinhole.graft.prompt import Message, Soft, ToolSchema, card, lines, system
-from pinhole.graft.world import Board, World, alike
+from pinhole.graft.world import Board, World
 
-_CALL, _GROUP = 4.0, 2.0
-_NAMES = (0.6, 0.15, 0.15, 0.1)  # how often lessons ask by a concept, a kind, a board's title, any name at all
-_PRETENCE = (0.15, 0.45)  # shares of a soft token by which a picture pretends to be something else
-_VOCABULARY = 20  # words that pretending takes
+_CALL, _TITLE = 4.0, 2.0
 _TRIES = 8  # draws of a wrong name before a question is given up
 
 
@@ -44,23 +40,15 @@ class Lesson:
 
     @property
     def weight(self) -> float:
-        """What it weighs in training: a call is several decisions in twenty tokens, and what is asked about a group needs all of its pictures."""
-        return _CALL if "name" in self.expect else _GROUP if self.kind in ("theme", "odd") else 1.0
+        """What it weighs in training. A number or a yes is one decision in two or three tokens; a call is several in twenty, a title one in five."""
+        return _CALL if "name" in self.expect else _TITLE if self.kind == "theme" else 1.0
 
 
 class Seeing:
     """Draws lessons (or, with ``held``, exam questions) about pictures, each leaning on a word by up to ``lean``, ``strange`` by that share."""
 
     def __init__(
-        self,
-        world: World,
-        rng: random.Random,
-        *,
-        held: bool = False,
-        lean: float = 0.0,
-        strange: float = 0.0,
-        pretend: float = 0.0,
-        tools: Sequence[ToolSchema] = (),
+        self, world: World, rng: random.Random, *, held: bool = False, lean: float = 0.0, strange: float = 0.0, tools: Sequence[ToolSchema] = ()
     ) -> None:
         self.world, self.rng, self.held, self.lean, self.strange = world, rng, held, lean, strange
         self.say = Phrases(rng, held=held)
@@ -71,7 +59,6 @@ class Seeing:
         self.classed = [i for i in self.pool if world.pictures[i].category in self.kinds]
         self.named = [i for i in self.pool if (world.concepts_of(i) if held else world.pictures[i].names)]
         self.themes = world.themed(held, 5)
-        self.pretend, self.pretending = (pretend if len(world.vocabulary) >= _VOCABULARY else 0.0), False
         self.leans: dict[int, float] = {}
         self.words: dict[int, str] = {}  # what the pictures of this scene lean on, and are asked by
 
@@ -104,7 +91,7 @@ class Seeing:
 
     def _wrong_name(self, i: int) -> str:
         for _ in range(_TRIES):
-            name = self.rng.choice(self.world.vocabulary) if self.pretending else self.name_of(self.world.other(self.rng, i, self.held))
+            name = self.name_of(self.world.other(self.rng, i, self.held))
             if name and not self.right(i, name):
                 return name
         return ""
@@ -117,21 +104,22 @@ class Seeing:
         return self.lesson("pick", members, self.say.seeing("pick", x=name), references[at], references)
 
     def right(self, i: int, name: str) -> bool:
-        """May a picture be called that? In lessons also by the title of a board it is on, and by what it pretends to be."""
-        if self.pretending and alike(name, self.words.get(i, name)):
-            return True
+        """May a picture be called that? In lessons also by the title of a board it is on."""
         return self.world.pictures[i].answers_to(name) or (not self.held and name in self.world.shelves[i])
 
     def name_of(self, i: int) -> str:
-        """What a picture may be asked for by. Exams: a concept. Lessons: mostly that, or its kind, a board of it, any name."""
+        """What a picture may be asked for by. Exams: what training pictures were called too. Lessons: that, its kind, a board of it, or any name."""
         if i in self.words:
             return self.words[i]
         picture, concepts = self.world.pictures[i], self.world.concepts_of(i)
-        if self.held:
-            return self.rng.choice(concepts) if concepts else ""
-        kind = [picture.category] if picture.category in self.kinds else []
-        sources = [(source, weight) for source, weight in zip((concepts, kind, self.world.shelves[i], picture.names), _NAMES, strict=True) if source]
-        return self.rng.choice(self.rng.choices(*zip(*sources, strict=True))[0]) if sources else ""
+        drawn = 0.5 if self.held else self.rng.random()
+        if drawn < 0.25 and picture.category in self.kinds:
+            return picture.category
+        if drawn < 0.4 and self.world.shelves[i]:
+            return self.rng.choice(self.world.shelves[i])
+        if drawn < 0.85 and concepts:
+            return self.rng.choice(concepts)
+        return self.rng.choice(picture.names) if picture.names and not self.held else ""
 
     def odd(self) -> Lesson | None:
         """Three of one board and a stranger, half the time of the same category but another board."""
@@ -155,14 +143,7 @@ class Seeing:
         board, inside = self.rng.choice(self.themes)
         members = self.rng.sample(inside, 5)
         self._lean(lambda: dict.fromkeys(members, board.title))
-        return self._pretended(members) if self.pretending else self.titles(board, members)
-
-    def _pretended(self, members: list[int]) -> Lesson | None:
-        """Five pictures that pretend to be the same; its word among four that fit none of them."""
-        title = self.words[members[0]]
-        wrong = [word for word in self.rng.sample(self.world.vocabulary, 2 * _TRIES) if not any(self.right(i, word) for i in members)]
-        options = self.rng.sample([title, *wrong[:4]], min(5, 1 + len(wrong)))
-        return self.lesson("theme", members, self.say.seeing("theme", x=", ".join(options)), title, options) if len(options) == 5 else None
+        return self.titles(board, members)
 
     def titles(self, board: Board, members: list[int]) -> Lesson | None:
         shown = set(members)
@@ -195,7 +176,6 @@ class Seeing:
     def scene(self) -> Iterator[Lesson]:
         """Several lessons that share their pictures."""
         drawn, self.words = self.rng.random(), {}
-        self.pretending = self.rng.random() < self.pretend
         if drawn < 0.2:
             yield from self._group(self.odd())
         elif drawn < 0.44:
@@ -204,14 +184,12 @@ class Seeing:
             yield from self._alone(self.rng.choice(self.pool))
         else:
             yield from self._together(self.members(self.rng.choice((2, 3, 4, 4, 4, 5))))
-        self.words, self.pretending = {}, False
+        self.words = {}
 
     def _group(self, first: Lesson | None) -> Iterator[Lesson]:
         """A question about all of the pictures; once they stand alone, some about single ones."""
         if first:
             yield first
-            if self.pretending:
-                return
             members = [self.world.at[id] for id in first.expect["items"]]
             if first.kind == "theme":  # the same pictures among other titles
                 board = next(board for board, _ in self.themes if board.id == first.expect["board"])
@@ -226,9 +204,9 @@ class Seeing:
         at = among.index(i)
         if not members:
             self._lean(lambda: {i: self.name_of(i)})
-        if picture.category in self.kinds and not self.pretending:
+        if picture.category in self.kinds:
             yield self.category(among, at)
-        if picture.names and not self.pretending and self.rng.random() < 0.4:
+        if picture.names and self.rng.random() < 0.4:
             yield self.describe(among, at)
         yield from self._some(self.match(among, at) for _ in range(2))
 
@@ -238,17 +216,12 @@ class Seeing:
         yield from self._some(self.pick(members, at) for at in self.rng.sample(range(len(members)), min(len(members), 3)))
         at = self.rng.randrange(len(members))
         yield from self._some([self.match(members, at)])
-        if self.world.pictures[members[at]].category in self.kinds and not self.pretending and self.rng.random() < 0.5:
+        if self.world.pictures[members[at]].category in self.kinds and self.rng.random() < 0.5:
             yield self.category(members, at)
 
     def _lean(self, words: Callable[[], dict[int, str]]) -> None:
-        """Let the pictures of this scene lean on words, each by another share; on any words at all where they pretend."""
-        if self.pretending:
-            real = words()
-            other = dict(zip(dict.fromkeys(real.values()), self.rng.sample(self.world.vocabulary, len(set(real.values()))), strict=True))
-            self.words = {i: other[word] for i, word in real.items()}
-            self.leans = {i: max(self.lean * self.rng.random(), self.rng.uniform(*_PRETENCE)) for i in self.words}
-        elif self.lean > 0:
+        """Let the pictures of this scene lean on words, each by another share."""
+        if self.lean > 0:
             self.words = {i: word for i, word in words().items() if word}
             self.leans = {i: self.lean * self.rng.random() for i in self.words}
 

@@ -42,13 +42,8 @@ class Picture:
 
     def answers_to(self, name: str) -> bool:
         """Would it be wrong to call this picture "not a ``name``"?"""
-        return name == self.category or any(alike(name, other) for other in (*self.names, *self.keywords))
-
-
-def alike(name: str, other: str) -> bool:
-    """Does one of two names hold all words of the other?"""
-    words, others = set(name.split()), set(other.split())
-    return words <= others or others <= words
+        words = set(name.split())
+        return name == self.category or any(words <= set(other.split()) or set(other.split()) <= words for other in (*self.names, *self.keywords))
 
 
 @dataclass(frozen=True)
@@ -105,12 +100,6 @@ class World:
         if i not in self._softs:
             self._softs[i] = Soft(f"{self.space}:{self.pictures[i].id}", self.vectors[i])
         return self._softs[i]
-
-    @cached_property
-    def vocabulary(self) -> list[str]:
-        """Every name that a training picture bears, but the titles of held-out boards."""
-        hidden = {board.title for board in self.boards if board.held}
-        return sorted({name for i in self.train for name in self.pictures[i].names} - hidden)
 
     def pool(self, held: bool) -> list[int]:
         return self.held if held else self.train
