@@ -127,15 +127,14 @@ def _evaluate(job: Build) -> dict[str, Any]:
     graft = Graft.load(grafted.path)
     graft.check_space(space.identity)
     parts = _parts(job.progress, 4)
-    with in_bulk(graft, AT_ONCE) as engines:
-        others = (
-            lambda: _search_figures(job, catalogue, features, space, parts[1]),
-            lambda: _engine_figures(graft, tools, config, parts[2]),
-            lambda: _embed_figures(job, parts[3]),
-            lambda: {key: value for key, value in grafted.manifest["figures"].items() if key.startswith(("speed.", "see."))},
-        )
-        curves = [grafted.path / "curve.png"]
-        return build_evaluation(graft, engines, world, tools, config, job.out, others=others, curves=curves, progress=parts[0])
+    others = (
+        lambda: _search_figures(job, catalogue, features, space, parts[1]),
+        lambda: _engine_figures(graft, tools, config, parts[2]),
+        lambda: _embed_figures(job, parts[3]),
+        lambda: {key: value for key, value in grafted.manifest["figures"].items() if key.startswith(("speed.", "graft.warm_start"))},
+    )
+    curves = [grafted.path / "curve.png"]
+    return build_evaluation(graft, in_bulk(graft, AT_ONCE), world, tools, config, job.out, others=others, curves=curves, progress=parts[0])
 
 
 def _search_figures(job: Build, catalogue: Catalogue, features: Features, space: Space, progress: Progress) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -23,9 +24,10 @@ def test_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen == [(i + 1, 5) for i in range(5)]
 
 
-def test_the_benchmark_is_that_measure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_benchmark_is_that_measure_and_many_at_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(benchmark, "_graft", lambda workspace: tiny_graft(context=2048))
     monkeypatch.setattr(speed, "measure", lambda engine, tools, progress: {"tools": float(len(tools))})
     monkeypatch.setattr(benchmark.sys, "argv", ["engine"])
     benchmark.main()
-    assert capsys.readouterr().out == '{"tools": 4.0}\n'
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["tools"] == 4.0 and figures["engine.in_bulk_over_one"] > 0 and figures["engine.in_bulk_over_one.n"] == 96

@@ -24,7 +24,7 @@ from pinhole.assistant.tools import Found, Refused, Shop, Thing, Toolbox
 from pinhole.config import AssistantConfig
 from pinhole.engines.base import Call, Done, Engine, TextDelta, Usage
 from pinhole.errors import PinholeError, SpaceMismatch, UsageError
-from pinhole.graft.prompt import ToolSchema
+from pinhole.graft.prompt import ToolSchema, counted
 
 log = logging.getLogger(__name__)
 REMEMBERED = 256  # finished turns whose exact messages are kept
@@ -298,7 +298,7 @@ class _Turn:
         """A short true answer where the model gave none."""
         if self.shown:
             self._linker.mentioned.update(self.shown)
-            count = f"I found {len(self.shown)} picture{'s' if len(self.shown) > 1 else ''}"
+            count = f"I found {counted(len(self.shown))}"
             self.raw = f"{count}: {', '.join(f'#{k}' for k in self.shown)}."
             return f"{count}: {', '.join(link(k, self.transcript.things[k]) for k in self.shown)}."
         self.raw = self.failed or (f"That did not work: {self.problem}." if self.problem else "I have no answer to that.")

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 from pinhole.errors import PinholeError
@@ -23,8 +25,32 @@ def run(workspace: Workspace | None = None, progress: Callable[[int, int], None]
     from pinhole.engines.local import LocalEngine
     from pinhole.engines.speed import measure
 
-    with LocalEngine(_graft(workspace)) as engine:
-        return measure(engine, Toolbox().schemas, progress=progress)
+    graft, tools = _graft(workspace), Toolbox().schemas
+    with LocalEngine(graft) as engine:
+        figures = measure(engine, tools, progress=progress)
+    return figures | _bulk(graft, tools)
+
+
+def _bulk(graft: Any, tools: Any, n: int = 96) -> dict[str, float]:
+    """``n`` first questions, answered by an engine on each core and by one engine on all of them."""
+    from pinhole.engines.local import ALONE, LocalEngine, in_bulk
+    from pinhole.engines.speed import SUBJECTS
+    from pinhole.evaluation.tool_exams import AT_ONCE, ask
+    from pinhole.graft.prompt import Message, system
+    from pinhole.graft.seeing import Lesson
+
+    said = [f"find {SUBJECTS[i % len(SUBJECTS)]} number {i}" for i in range(n)]
+    lessons = [Lesson("open", (system(tools), Message.of("user", text), Message.of("assistant", "")), tools) for text in said]
+    seconds = []
+    for open_engines in (lambda: in_bulk(graft, AT_ONCE), lambda: nullcontext([LocalEngine(graft, active=AT_ONCE, shared=ALONE)])):
+        with open_engines() as engines:
+            ask(engines, lessons[: 2 * len(engines)])  # a warm-up
+            began = time.perf_counter()
+            ask(engines, lessons)
+            seconds.append(time.perf_counter() - began)
+            for engine in engines:
+                engine.close()
+    return {"engine.in_bulk_over_one": seconds[1] / seconds[0], "engine.in_bulk_over_one.n": n}
 
 
 def _graft(workspace: Workspace | None) -> Any:

@@ -167,7 +167,7 @@ class LocalEngine:
 def in_bulk(graft: Graft, active: int) -> Iterator[list[LocalEngine]]:
     """Engines for many conversations that nobody listens to, ``active`` at once in each: whole prompts are read at once.
 
-    On a CPU there is one for each core, with a thread of its own: the steps of a small model gain little from a second.
+    On a CPU there is one for each core, with a thread of its own (`pinhole bench engine` compares that with one engine on all cores).
     """
     count = min(IN_BULK, cores(), torch.get_num_threads()) if graft.device.type == "cpu" else 1
     threads = cores() // count if count > 1 else None

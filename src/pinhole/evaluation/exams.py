@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def _turn(lesson: Lesson, said: str) -> dict[str, Any]:
 
 def build_evaluation(
     graft: Graft,
-    engines: Sequence[Engine],
+    engines: AbstractContextManager[Sequence[Engine]],
     world: World,
     tools: Sequence[ToolSchema],
     config: Config,
@@ -98,7 +99,8 @@ def build_evaluation(
     progress: Progress | None = None,
 ) -> dict[str, float]:
     """The ``evaluate`` stage. ``others`` are measurements of other rooms (search, speed), ``curves`` pictures to keep beside."""
-    figures, turns = graft_exams(graft, engines, world, tools, config, progress)
+    with engines as asked:  # gone before speed is measured
+        figures, turns = graft_exams(graft, asked, world, tools, config, progress)
     for measure in others:
         figures |= measure()
     write_json(out / "figures.json", dict(sorted(figures.items())))

@@ -58,7 +58,6 @@ GROUPS: dict[str, tuple[str, str, dict[str, Named]]] = {
             "see.category.accuracy": Named("What kind of thing is it?", "one picture, every category of the catalogue to choose from"),
             "see.pick.accuracy": Named("Which of the four is it?", "four pictures and a name"),
             "see.match.accuracy": Named("Is it this?", "one picture and a name, yes or no"),
-            "see.warm_start": Named("Nearest word is its own", "training pictures among all words, before the language model is trained"),
         },
     ),
     "board": (
@@ -66,7 +65,7 @@ GROUPS: dict[str, tuple[str, str, dict[str, Named]]] = {
         "Questions about several pictures at once.",
         {
             "board.theme.accuracy": Named("What do they share?", "five pictures of one board, five titles"),
-            "board.theme.accuracy.new": Named("… on new boards", "boards of which no picture was trained on"),
+            "board.theme.accuracy.new": Named("… on new boards", "boards that training never showed as boards"),
             "board.odd_one_out.accuracy": Named("Which one is the stranger?", "three pictures of one board and one of another"),
         },
     ),
@@ -88,6 +87,11 @@ GROUPS: dict[str, tuple[str, str, dict[str, Named]]] = {
             "tools.by_kind.item": Named("… details of #1"),
             "tools.by_kind.chat": Named("… no tool needed"),
         },
+    ),
+    "start": (
+        "The start",
+        "Training pictures, before the language model is trained.",
+        {"graft.warm_start": Named("The nearest of all words is its own", "where the warm start puts the pictures that it was fitted to")},
     ),
     "lessons": (
         "Your lessons",
@@ -111,6 +115,7 @@ GROUPS: dict[str, tuple[str, str, dict[str, Named]]] = {
             "speed.embed.images_per_s": Named("Pictures embedded", "end to end, with the start of the workers", "per second"),
             "engine.tokens_per_s": Named("Words written, alone", "tokens of one conversation", "per second"),
             "engine.tokens_per_s.together": Named("… eight at once", "tokens of all of them", "per second"),
+            "engine.in_bulk_over_one": Named("Many short conversations, an engine a core", "÷ one engine with all of them", "times"),
             "engine.cached_over_uncached": Named("A long conversation's next turn", "÷ reading it all anew", "times"),
             "engine.packed_over_plain": Named("Forward pass, packed weights", "÷ weights as they come", "times"),
         },

@@ -87,7 +87,7 @@ def seeing_exams(
 
 
 def _new_boards(key: str, world: World, asked: Sequence[Lesson], said: Sequence[str]) -> dict[str, float]:
-    """The same score on boards of which no picture at all was trained on."""
+    """The same score on boards that training never showed as boards. (Other pictures of theirs may be training items, with names of their own.)"""
     new = {board.id for board in world.boards if board.held}
     return share(f"{key}.new", [lesson.answer == answer for lesson, answer in zip(asked, said, strict=True) if lesson.expect["board"] in new])
 
@@ -108,7 +108,7 @@ def probe(world: World, asked: Sequence[Lesson]) -> float:
     classifier = LogisticRegressionCV(
         Cs=np.logspace(-5, -2, 4), cv=3, max_iter=2000, tol=1e-3, l1_ratios=(0,), scoring="accuracy", use_legacy_attributes=False, n_jobs=cores()
     )
-    with joblib.parallel_config(backend="threading"), threadpool_limits(1):  # each fit on one thread: together they are several times faster
+    with joblib.parallel_config(backend="threading"), threadpool_limits(1):  # fits side by side, a thread each
         classifier.fit(scaler.transform(world.vectors[train]), [world.pictures[i].category for i in train])
     return float(classifier.score(scaler.transform(world.vectors[held]), [lesson.answer for lesson in asked]))
 

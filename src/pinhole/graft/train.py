@@ -29,7 +29,7 @@ from pinhole.graft.prompt import Prompter, ToolSchema
 from pinhole.graft.seeing import Lesson, Seeing
 from pinhole.graft.talking import talking_lessons
 from pinhole.graft.tuning import Trainer
-from pinhole.graft.warm_start import right, strangers, warm_start
+from pinhole.graft.warm_start import warm_start
 from pinhole.graft.world import World, build_world
 from pinhole.workspace import read_json, write_json
 
@@ -163,10 +163,7 @@ def build_graft(
             f"{len(world.train)} items with a readable image: too few to train on", where="graft", fix="ingest more items, then `pinhole build`"
         )
     graft = new_graft(world, config.graft)
-    started = {"see.warm_start": warm_start(graft, world, config.graft.seed)}
-    world.strange = strangers(graft, world, config.graft.seed)
-    if world.strange:
-        started |= {"see.warm_start.strange": right(graft, world, strange=True), "see.warm_start.n": len(world.strange)}
+    started = warm_start(graft, world, config.graft.seed)
     figures = train(graft, world, tools, config.graft, out, progress)
     graft.save(out)
     plot_curve(read_json(out / "curve.json"), out / "curve.png")

@@ -1,8 +1,8 @@
 """Where a projector begins: each picture near the words it is called by, among the model's input embeddings.
 
 Ridge regression, then a few seconds of a softmax over all words at once (as a classifier would, with the words'
-own embeddings as its weights), so that a picture is nearer to its words than to those of others. Half of the content is
-dropped at random meanwhile: pictures never seen keep their words. The language model is not run at all.
+own embeddings as its weights), so that a picture is nearer to its words than to those of others; half of the content is
+dropped at random meanwhile. The language model is not run at all.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import dropout, linear, normalize
@@ -34,11 +33,15 @@ class Words:
     """All words of some training pictures, each as a direction from the middle of all."""
 
     pictures: list[int]
-    known: list[str]
     middle: Tensor  # (hidden,)
     directions: Tensor  # (words, hidden), of length 1
     spread: float  # mean distance from the middle
     called: Tensor  # (pictures, words): which are whose, each row with the sum 1
+
+    def nearest(self, found: Tensor) -> float:
+        """Share of the pictures whose nearest word is their own; ``found`` (pictures, hidden) is seen from the middle."""
+        nearest = (normalize(found, dim=-1) @ self.directions.T).argmax(1, keepdim=True)
+        return float((self.called.gather(1, nearest) > 0).float().mean())
 
     def of(self, rows: Sequence[int]) -> Words:
         return replace(self, pictures=[self.pictures[row] for row in rows], called=self.called[list(rows)])
@@ -60,64 +63,46 @@ def words_of(graft: Graft, world: World) -> Words | None:
     embedded = torch.stack([graft.embedded(word) for word in known]).cpu()
     middle = embedded.mean(0)
     apart = embedded - middle
-    return Words(pictures, known, middle, normalize(apart, dim=-1), float(apart.norm(dim=-1).mean()), normalize(called, p=1.0, dim=-1))
+    return Words(pictures, middle, normalize(apart, dim=-1), float(apart.norm(dim=-1).mean()), normalize(called, p=1.0, dim=-1))
 
 
-def warm_start(graft: Graft, world: World, seed: int = 0) -> float:
-    """Start the projector's skip path. Returns the share of training pictures whose nearest word is their own."""
-    words = words_of(graft, world)
-    if words is None:
-        return 0.0
-    graft.projector.normalise(torch.from_numpy(world.vectors[words.pictures]).to(graft.device))
-    x = _inputs(graft, world.vectors[words.pictures])
-    weight, bias = fit(x, words, seed)
-    length = float(graft.lm.get_input_embeddings().weight.detach().float().pow(2).mean().sqrt())
-    graft.projector.start(weight, words.middle + bias, length)
-    return right(graft, world)
+def warm_start(graft: Graft, world: World, seed: int = 0) -> dict[str, float]:
+    """Start the projector's skip path and fill ``world.strange``. Returns how often the nearest of all words is a picture's own.
 
-
-def right(graft: Graft, world: World, strange: bool = False) -> float:
-    """Share of the pictures fitted to whose nearest word is their own; ``strange``: of their vectors in ``world.strange``."""
-    words = words_of(graft, world)
-    if words is None:
-        return 0.0
-    skip = graft.projector.skip
-    vectors = np.stack([world.soft(i, float(strange)).vector for i in words.pictures])
-    found = linear(_inputs(graft, vectors), skip.weight.detach().cpu(), skip.bias.detach().cpu() - words.middle)
-    nearest = (normalize(found, dim=-1) @ words.directions.T).argmax(1, keepdim=True)
-    return float((words.called.gather(1, nearest) > 0).float().mean())
-
-
-def strangers(graft: Graft, world: World, seed: int = 0) -> dict[int, np.ndarray]:
-    """Vectors (content_dim,) that the started projector puts where one that was not fitted to these pictures would put their own.
-
-    A projector puts pictures that it was fitted to nearer to their words than others. So one is fitted without each part
-    of them in turn, as in stacked generalization (Wolpert 1992), and each picture of the part is moved by the least that
-    makes up the difference. Whatever was not fitted to needs no other vector.
+    A projector puts pictures that it was fitted to nearer to their words than others: the share is given for those
+    (``graft.warm_start``) and for the same pictures, each left out of the fit (``.strange``).
     """
     words = words_of(graft, world)
     if words is None:
         return {}
     projector = graft.projector
-    weight, bias = projector.skip.weight.detach().cpu(), projector.skip.bias.detach().cpu() - words.middle
+    projector.normalise(torch.from_numpy(world.vectors[words.pictures]).to(graft.device))
+    x = (torch.from_numpy(world.vectors[words.pictures]) - projector.mean.cpu()) * projector.scale.cpu()
+    weight, bias = fit(x, words, seed)
+    length = float(graft.lm.get_input_embeddings().weight.detach().float().pow(2).mean().sqrt())
+    projector.start(weight, words.middle + bias, length)
+    moved = strangers(x, weight, bias, words, seed)
+    vectors = ((x + moved) / projector.scale.cpu() + projector.mean.cpu()).numpy()
+    world.strange = dict(zip(words.pictures, vectors, strict=True))
+    shares = {"graft.warm_start": words.nearest(linear(x, weight, bias)), "graft.warm_start.strange": words.nearest(linear(x + moved, weight, bias))}
+    return {**shares, "graft.warm_start.n": len(x)}
+
+
+def strangers(x: Tensor, weight: Tensor, bias: Tensor, words: Words, seed: int) -> Tensor:
+    """(n, content) by how much ``x`` must move to be put where a projector would put it that was not fitted to it.
+
+    As in stacked generalization (Wolpert 1992) one is fitted without each part of the pictures in turn; each picture of
+    the part moves by the least that makes up the difference.
+    """
     gram = (weight @ weight.T).double()
     gram += _LEAST * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
-    found: dict[int, np.ndarray] = {}
-    order = random.Random(seed).sample(range(len(words.pictures)), len(words.pictures))
+    moved, order = torch.zeros_like(x), random.Random(seed).sample(range(len(x)), len(x))
     for part in range(_PARTS):
         rows = order[part::_PARTS]
-        others = words.of(sorted(set(order) - set(rows)))
-        own = [words.pictures[row] for row in rows]
-        x = _inputs(graft, world.vectors[own])
-        without = linear(x, *fit(_inputs(graft, world.vectors[others.pictures]), others, seed))
-        moved = torch.linalg.solve(gram, (without - linear(x, weight, bias)).double().T).T.float() @ weight
-        found |= dict(zip(own, world.vectors[own] + (moved / projector.scale.cpu()).numpy(), strict=True))
-    return found
-
-
-def _inputs(graft: Graft, vectors: np.ndarray) -> Tensor:
-    """(n, content_dim) as the projector's layers take them."""
-    return (torch.from_numpy(vectors) - graft.projector.mean.cpu()) * graft.projector.scale.cpu()
+        others = sorted(set(order) - set(rows))
+        without = linear(x[rows], *fit(x[others], words.of(others), seed))
+        moved[rows] = torch.linalg.solve(gram, (without - linear(x[rows], weight, bias)).double().T).T.float() @ weight
+    return moved
 
 
 def fit(x: Tensor, words: Words, seed: int) -> tuple[Tensor, Tensor]:
@@ -141,7 +126,7 @@ def tell_apart(x: Tensor, weight: Tensor, words: Words, seed: int) -> tuple[Tens
     ``x`` is (n, content). How common a word is goes into a bias of the softmax, not into the pictures.
     """
     weight = (weight / linear(x, weight).norm(dim=1).mean().clamp_min(1e-9)).requires_grad_()
-    bias, common = torch.zeros(len(weight), requires_grad=True), torch.zeros(len(words.known), requires_grad=True)
+    bias, common = torch.zeros(len(weight), requires_grad=True), torch.zeros(len(words.directions), requires_grad=True)
     sharpness = torch.tensor(math.log(_SHARPNESS), requires_grad=True)
     optimiser = torch.optim.AdamW([weight, bias, common, sharpness], lr=_RATE, weight_decay=0.0)
     steps = max(_STEPS, _EPOCHS * math.ceil(len(x) / _BATCH))
