@@ -6,6 +6,7 @@ import itertools
 import random
 import re
 
+import numpy as np
 import pytest
 
 from pinhole.config import GraftConfig
@@ -15,7 +16,7 @@ from pinhole.graft.phrasings import Phrases, banks
 from pinhole.graft.prompt import Soft, parse_call
 from pinhole.graft.seeing import Seeing
 from pinhole.graft.talking import Talking, talking_lessons
-from pinhole.graft.world import World
+from pinhole.graft.world import Drop, World
 from toy_model import OWN
 from toy_world import tiny_world
 
@@ -102,6 +103,35 @@ def test_without_leaning_a_picture_is_its_vector(world: World, held: bool) -> No
     seeing = Seeing(world, random.Random(1), held=held)
     lessons = [lesson for _ in range(50) for lesson in seeing.scene()]
     assert all(part.lean == 0 and not part.word for lesson in lessons for part in lesson.messages[1].parts if isinstance(part, Soft))
+
+
+def test_each_scene_drops_other_content(world: World) -> None:
+    seeing, lacking, seen = Seeing(world, random.Random(1), drop=0.6), [], set()
+    for _ in range(60):
+        shown = [part for lesson in seeing.scene() for part in lesson.messages[1].parts if isinstance(part, Soft)]
+        assert len({part.key for part in shown}) == len({part.vector.tobytes() for part in shown}), "within a scene a picture stays what it is"
+        assert not seen & {part.key for part in shown}
+        seen |= {part.key for part in shown}
+        lacking += [float((part.vector == world.mean).mean()) for part in shown]
+    assert max(lacking) < 0.8 and 0.2 < sum(lacking) / len(lacking) < 0.4
+
+
+def test_what_is_dropped_is_made_up_for_by_the_rest(world: World) -> None:
+    shown = [world.soft(3, drop=Drop(0.5, seed)).vector for seed in range(3000)]
+    np.testing.assert_allclose(np.mean(shown, 0), world.vectors[3], atol=0.1 * np.abs(world.vectors[3] - world.mean).max())
+
+
+def test_the_sort_of_a_name_does_not_tell_the_answer(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeing, asked = Seeing(world, random.Random(4)), []
+    say = seeing.say.seeing
+    monkeypatch.setattr(seeing.say, "seeing", lambda kind, **parts: asked.append(parts["x"]) or say(kind, **parts))
+    answers: dict[bool, list[str]] = {True: [], False: []}
+    for _ in range(1500):
+        lesson = seeing.match([seeing.rng.choice(seeing.named)], 0)
+        if lesson:
+            answers[asked[-1] in seeing.kinds].append(lesson.answer)
+    for among in answers.values():
+        assert len(among) > 150 and 0.43 < among.count("yes") / len(among) < 0.57
 
 
 def test_training_never_sees_a_held_out_board(world: World) -> None:

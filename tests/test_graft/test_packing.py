@@ -50,6 +50,18 @@ def test_packed_equals_alone(graft) -> None:  # type: ignore[no-untyped-def]
         torch.testing.assert_close(packed[place], by_itself, atol=2e-4, rtol=2e-4)
 
 
+def test_nothing_is_read_after_the_last_place_of_an_answer(graft) -> None:  # type: ignore[no-untyped-def]
+    prompt = graft.prompter.render(lessons(1)[0].messages, generate=False)
+    last = max(i for i, learn in enumerate(prompt.learn) if learn)
+    row = Row()
+    assert row.cost(prompt) == last < len(prompt.tokens)
+    answer = row.add(prompt)
+    assert len(row.tokens) == last and row.cost(prompt) == 0
+    assert [row.learn_token[place] for place in answer] == [token for token, learn in zip(prompt.tokens, prompt.learn, strict=True) if learn]
+    assert row.add(prompt) == answer and len(row.tokens) == last  # once more weighs twice
+    assert sum(row.learn_weight) == pytest.approx(2)
+
+
 def test_padding_changes_nothing(graft) -> None:  # type: ignore[no-untyped-def]
     prompts = [graft.prompter.render(lesson.messages, generate=False) for lesson in lessons(8)]
     rows = [Row(), Row()]
@@ -133,14 +145,6 @@ def test_rows_are_filled_in_order_and_a_long_lesson_stands_alone(graft) -> None:
     assert all(len(row.tokens) <= 120 or row.lessons == 1 for row in rows)
     spread = [row for batch in batches(rows, 3) for row in batch]
     assert {id(row) for row in spread} == {id(row) for row in rows}
-
-
-def test_a_lesson_twice_costs_once(graft) -> None:  # type: ignore[no-untyped-def]
-    prompt = graft.prompter.render(lessons(1)[0].messages, generate=False)
-    row = Row()
-    first = row.add(prompt)
-    assert row.cost(prompt) == 0
-    assert row.add(prompt) == first and len(row.tokens) == len(prompt.tokens)
 
 
 def test_scores_are_log_probabilities(graft) -> None:  # type: ignore[no-untyped-def]

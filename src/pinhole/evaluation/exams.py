@@ -19,7 +19,7 @@ from pinhole.evaluation.machine import machine
 from pinhole.evaluation.seeing_exams import seeing_exams
 from pinhole.evaluation.tool_exams import same_arguments, tool_exams
 from pinhole.graft.model import Graft
-from pinhole.graft.prompt import Message, Part, Soft, ToolSchema, card, parse_call
+from pinhole.graft.prompt import Message, Part, ToolSchema, card, parse_call
 from pinhole.graft.seeing import Lesson
 from pinhole.graft.world import World
 from pinhole.workspace import write_json
@@ -71,10 +71,7 @@ def conversations(answered: Sequence[tuple[Lesson, str]], n: int, seed: int) -> 
 
 def _turn(lesson: Lesson, said: str) -> dict[str, Any]:
     """A lesson as the report shows it: text parts as strings, pictures as {"item": id}."""
-    messages = [
-        {"role": message.role, "parts": [{"item": part.key.split(":", 1)[1]} if isinstance(part, Soft) else part for part in message.parts]}
-        for message in lesson.messages[1:-1]
-    ]
+    messages = [message.plain() for message in lesson.messages[1:-1]]
     wanted = lesson.answer
     if "name" in lesson.expect:
         call = parse_call(said)

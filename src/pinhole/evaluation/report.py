@@ -18,7 +18,7 @@ from pinhole.errors import Corrupt
 from pinhole.evaluation.curves import drawing
 from pinhole.evaluation.figures import ALSO, MARKS, Group, Row, clock, grouped, written
 from pinhole.evaluation.page import Album, Html, Thumbnail, el, join, page, said, turns
-from pinhole.graft.prompt import Soft, ToolSchema
+from pinhole.graft.prompt import ToolSchema
 from pinhole.graft.seeing import Lesson
 from pinhole.graft.world import World
 from pinhole.workspace import disk_errors, read_json, write_atomic
@@ -275,8 +275,5 @@ def show_lessons(lessons: Iterable[Lesson], path: Path, thumbnail: Thumbnail) ->
 
 
 def messages_of(lesson: Lesson) -> list[dict[str, Any]]:
-    """A lesson's messages without the answer, as plain data: text parts as strings, pictures as ``{"item": id}``."""
-    return [
-        {"role": message.role, "parts": [{"item": part.key.split(":", 1)[1]} if isinstance(part, Soft) else part for part in message.parts]}
-        for message in lesson.messages[:-1]
-    ]
+    """A lesson's messages without the answer, as plain data."""
+    return [message.plain() for message in lesson.messages[:-1]]

@@ -30,11 +30,11 @@ class Row:
     lessons: int = 0
     plain_tokens: int = 0  # what the lessons would have cost unpacked
     _children: dict[tuple[int, int | str], int] = field(default_factory=dict)
-    _learned: dict[tuple[int, int], int] = field(default_factory=dict)
+    _learned: dict[tuple[int, int], int] = field(default_factory=dict)  # (where, token) → its place in ``learn_from``
 
     def cost(self, prompt: Prompt) -> int:
         """Tokens that adding this lesson would add."""
-        here, keys = -1, prompt.keys()
+        here, keys = -1, prompt.keys()[: _read(prompt)]
         for i, key in enumerate(keys):
             child = self._children.get((here, key))
             if child is None:
@@ -46,22 +46,26 @@ class Row:
         """Lay a lesson into the tree; returns where its answer's tokens stand in ``learn_from``."""
         self.lessons += 1
         self.plain_tokens += len(prompt.tokens)
-        here, answer = -1, []
+        here, answer, read = -1, [], _read(prompt)
         weight /= max(1, sum(prompt.learn))
-        for token, key, learn in zip(prompt.tokens, prompt.keys(), prompt.learn, strict=True):
-            child = self._children.get((here, key))
-            if child is None:
-                child = self._append(here, token, key, prompt)
+        for i, (token, key, learn) in enumerate(zip(prompt.tokens, prompt.keys(), prompt.learn, strict=True)):
             if learn and here >= 0:
-                if (here, child) not in self._learned:
-                    self._learned[here, child] = len(self.learn_from)
-                    self.learn_from.append(here)
-                    self.learn_token.append(self.tokens[child])
-                    self.learn_weight.append(0.0)
-                self.learn_weight[self._learned[here, child]] += weight
-                answer.append(self._learned[here, child])
-            here = child
+                answer.append(self._learn(here, token, weight))
+            if i == read:
+                break
+            child = self._children.get((here, key))
+            here = self._append(here, token, key, prompt) if child is None else child
         return answer
+
+    def _learn(self, here: int, token: int, weight: float) -> int:
+        """That ``token`` comes after ``here`` weighs so much more; returns its place in ``learn_from``."""
+        place = self._learned.setdefault((here, token), len(self.learn_from))
+        if place == len(self.learn_from):
+            self.learn_from.append(here)
+            self.learn_token.append(token)
+            self.learn_weight.append(0.0)
+        self.learn_weight[place] += weight
+        return place
 
     def _append(self, parent: int, token: int, key: int | str, prompt: Prompt) -> int:
         if token < 0:
@@ -85,6 +89,12 @@ class Row:
             allowed[i, i] = True
         allowed[np.arange(n, size), np.arange(n, size)] = True
         return allowed
+
+
+def _read(prompt: Prompt) -> int:
+    """How many of its tokens a model has to read: what comes after the last place of the answer tells nothing."""
+    places = [i for i, learn in enumerate(prompt.learn) if learn]
+    return places[-1] if places else len(prompt.tokens)
 
 
 def pack(prompts: Iterable[Prompt], tokens: int) -> list[Row]:

@@ -30,7 +30,7 @@ NOTHING = "results: none"
 
 @dataclass(frozen=True, eq=False)
 class Soft:
-    """One picture in a prompt. ``key`` names the vector for caches; ``vector`` is (content_dim,).
+    """One picture in a prompt. ``key`` names the vector for caches; ``vector`` is (content_dim,); ``item`` is whose picture it is, for people.
 
     In early lessons the token leans on a ``word``: ``lean`` is the word's share of it, 0 everywhere else.
     """
@@ -39,6 +39,7 @@ class Soft:
     vector: np.ndarray
     word: str = ""
     lean: float = 0.0
+    item: str = ""
 
     def leaning(self, word: str, lean: float) -> Soft:
         return replace(self, key=f"{self.key}~{lean:.3f}~{word}", word=word, lean=lean) if word and lean > 0 else self
@@ -59,6 +60,10 @@ class Message:
     @property
     def text(self) -> str:
         return "".join(part for part in self.parts if isinstance(part, str))
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON: text parts as strings, pictures as ``{"item": id}``."""
+        return {"role": self.role, "parts": [{"item": part.item} if isinstance(part, Soft) else part for part in self.parts]}
 
 
 @dataclass(frozen=True)

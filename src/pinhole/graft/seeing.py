@@ -5,8 +5,9 @@ the soft tokens. A scene (a few pictures) carries several questions, which a pac
 Early in training each picture leans on the word it is asked by (privileged information that fades,
 in the spirit of generalized distillation, Lopez-Paz et al. 2016): telling which picture is meant is
 learned from words and kept while they go. Later, pictures look as those do that the projector was not
-fitted to, so that its errors are reckoned with. Exams draw from the held-out pool with held-out phrasings
-through the same functions, and nothing leans there.
+fitted to, so that its errors are reckoned with. Each scene shows them with other parts of their content
+dropped, so that no picture is learned by heart. Exams draw from the held-out pool with held-out phrasings
+through the same functions, and nothing leans or is dropped there.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from typing import Any
 
 from pinhole.graft.phrasings import Phrases
 from pinhole.graft.prompt import Message, Soft, ToolSchema, card, lines, system
-from pinhole.graft.world import Board, World
+from pinhole.graft.world import Board, Drop, World
 
 _CALL, _TITLE = 4.0, 2.0
+_SORTS = (("kind", 0.2), ("board", 0.34), ("concept", 0.87), ("name", 1.0))  # by what pictures are asked for; who has no name of a sort, by the next
 _TRIES = 8  # draws of a wrong name before a question is given up
 
 
@@ -45,12 +47,24 @@ class Lesson:
 
 
 class Seeing:
-    """Draws lessons (or, with ``held``, exam questions) about pictures, each leaning on a word by up to ``lean``, ``strange`` by that share."""
+    """Draws lessons (or, with ``held``, exam questions) about pictures.
+
+    Each leans on a word by up to ``lean``, is ``strange`` by that share, and lacks up to ``drop`` of its content.
+    """
 
     def __init__(
-        self, world: World, rng: random.Random, *, held: bool = False, lean: float = 0.0, strange: float = 0.0, tools: Sequence[ToolSchema] = ()
+        self,
+        world: World,
+        rng: random.Random,
+        *,
+        held: bool = False,
+        lean: float = 0.0,
+        strange: float = 0.0,
+        drop: float = 0.0,
+        tools: Sequence[ToolSchema] = (),
     ) -> None:
-        self.world, self.rng, self.held, self.lean, self.strange = world, rng, held, lean, strange
+        self.world, self.rng, self.held = world, rng, held
+        self.lean, self.strange, self.drop = lean, strange, drop
         self.say = Phrases(rng, held=held)
         self.system = system(tools)
         self.tools = tuple(tools)
@@ -61,6 +75,7 @@ class Seeing:
         self.themes = world.themed(held, 5)
         self.leans: dict[int, float] = {}
         self.words: dict[int, str] = {}  # what the pictures of this scene lean on, and are asked by
+        self.drops: dict[int, Drop] = {}  # what of them is not shown
 
     def lesson(self, kind: str, members: Sequence[int], question: str, answer: str, choices: Sequence[str] = ()) -> Lesson:
         shown = (*lines([card(k, self.soft(i), "") for k, i in enumerate(members, 1)]), f"\n{question}")
@@ -68,7 +83,9 @@ class Seeing:
         return Lesson(kind, (self.system, Message("user", shown), Message.of("assistant", answer)), self.tools, tuple(choices), expect)
 
     def soft(self, i: int) -> Soft:
-        word, soft = self.words.get(i, ""), self.world.soft(i, self.strange)
+        if self.drop and i not in self.drops:
+            self.drops[i] = Drop(self.drop * self.rng.random(), self.rng.getrandbits(32))
+        word, soft = self.words.get(i, ""), self.world.soft(i, self.strange, self.drops.get(i))
         return soft.leaning(word, self.leans[i]) if word else soft
 
     # -- single questions -----------------------------------------------------------------------
@@ -82,16 +99,20 @@ class Seeing:
         return self.lesson("describe", members, self.say.seeing("describe", a=f"#{at + 1}"), ", ".join(names[:3]))
 
     def match(self, members: Sequence[int], at: int) -> Lesson | None:
-        """As many wrong names as right ones: one that happens to be right after all is drawn again."""
-        yes = self.rng.random() < 0.5
-        name = self.name_of(members[at]) if yes else self._wrong_name(members[at])
+        """As many wrong names as right ones, of every sort: else how it is asked would tell the answer."""
+        i, yes = members[at], self.rng.random() < 0.5
+        name = self.name_of(i)
+        if name and not yes:
+            name = self._wrong_name(i, self._sort(i, name))
         return (
             self.lesson("match", members, self.say.seeing("match", a=f"#{at + 1}", x=name), "yes" if yes else "no", ("yes", "no")) if name else None
         )
 
-    def _wrong_name(self, i: int) -> str:
+    def _wrong_name(self, i: int, sort: str) -> str:
+        """What another picture is called by names of this sort. One that happens to be right after all is drawn again."""
         for _ in range(_TRIES):
-            name = self.name_of(self.world.other(self.rng, i, self.held))
+            names = self._names(self.world.other(self.rng, i, self.held))[sort]
+            name = self.rng.choice(names) if names else ""
             if name and not self.right(i, name):
                 return name
         return ""
@@ -111,15 +132,17 @@ class Seeing:
         """What a picture may be asked for by. Exams: what training pictures were called too. Lessons: that, its kind, a board of it, or any name."""
         if i in self.words:
             return self.words[i]
-        picture, concepts = self.world.pictures[i], self.world.concepts_of(i)
-        drawn = 0.5 if self.held else self.rng.random()
-        if drawn < 0.25 and picture.category in self.kinds:
-            return picture.category
-        if drawn < 0.4 and self.world.shelves[i]:
-            return self.rng.choice(self.world.shelves[i])
-        if drawn < 0.85 and concepts:
-            return self.rng.choice(concepts)
-        return self.rng.choice(picture.names) if picture.names and not self.held else ""
+        names, drawn = self._names(i), self.rng.random()
+        sorts = ("concept",) if self.held else [sort for sort, until in _SORTS if drawn < until]
+        return next((self.rng.choice(names[sort]) for sort in sorts if names[sort]), "")
+
+    def _names(self, i: int) -> dict[str, Sequence[str]]:
+        picture = self.world.pictures[i]
+        kind, concepts = [picture.category] if picture.category in self.kinds else [], self.world.concepts_of(i)
+        return {"kind": kind, "board": self.world.shelves[i], "concept": concepts, "name": [name for name in picture.names if name not in concepts]}
+
+    def _sort(self, i: int, name: str) -> str:
+        return next(sort for sort, names in self._names(i).items() if name in names)
 
     def odd(self) -> Lesson | None:
         """Three of one board and a stranger, half the time of the same category but another board."""
@@ -175,7 +198,7 @@ class Seeing:
 
     def scene(self) -> Iterator[Lesson]:
         """Several lessons that share their pictures."""
-        drawn, self.words = self.rng.random(), {}
+        drawn, self.words, self.drops = self.rng.random(), {}, {}
         if drawn < 0.2:
             yield from self._group(self.odd())
         elif drawn < 0.44:

@@ -48,6 +48,9 @@ _LEAN = ((0.08, 0.14, 0.5), (1.0, 0.6, 0.0))
 # By what share they look as if the projector had not been fitted to them: first what it knows, then what it will meet.
 _STRANGE = ((0.14, 0.5), (0.0, 1.0))
 
+# Of each picture's content, at most this share is not shown: those that were trained on shall not be known by heart.
+_DROP = 0.6
+
 
 def new_graft(world: World, config: GraftConfig) -> Graft:
     """Base model and a projector of the right widths, with no training yet."""
@@ -85,7 +88,7 @@ def _fill(row: Row, lessons: Iterator[Lesson], prompter: Prompter, tokens: int) 
 
 def seeing_lessons(world: World, rng: random.Random, progress: float) -> Iterator[Lesson]:
     """The first stage's stream. At its start pictures lean on their names; halfway they stand alone, as if never seen."""
-    seeing = Seeing(world, rng, lean=float(np.interp(progress, *_LEAN)), strange=float(np.interp(progress, *_STRANGE)))
+    seeing = Seeing(world, rng, lean=float(np.interp(progress, *_LEAN)), strange=float(np.interp(progress, *_STRANGE)), drop=_DROP)
     while True:
         yield from seeing.scene()
 

@@ -10,7 +10,7 @@ import json
 import random
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,19 @@ class Board:
     category: str
 
 
+@dataclass(frozen=True)
+class Drop:
+    """Dropout (Srivastava et al. 2014) of a picture's content: each number becomes that of the mean picture with the probability ``share``."""
+
+    share: float
+    seed: int
+
+    def kept(self, size: int) -> np.ndarray:
+        """(size,) float32, 0 or what makes up for the others."""
+        kept = np.random.default_rng(self.seed).random(size, np.float32) >= self.share
+        return kept / np.float32(1 - self.share)
+
+
 @dataclass
 class World:
     pictures: list[Picture]
@@ -92,14 +105,18 @@ class World:
         kind = [picture.category] if picture.category in self.categories else []
         return list(dict.fromkeys([*self.concepts_of(i), *kind, *self.shelves[i]])) or list(picture.names[:3])
 
-    def soft(self, i: int, strange: float = 0.0) -> Soft:
-        """A picture as it is, or by the share ``strange`` as if it had never been seen."""
-        if strange and i in self.strange:
-            vector = self.vectors[i] + np.float32(strange) * (self.strange[i] - self.vectors[i])
-            return Soft(f"{self.space}:{self.pictures[i].id}~{strange:.3f}", vector)
+    def soft(self, i: int, strange: float = 0.0, drop: Drop | None = None) -> Soft:
+        """A picture as it is; by the share ``strange`` as if it had never been seen; without what is to ``drop``."""
         if i not in self._softs:
-            self._softs[i] = Soft(f"{self.space}:{self.pictures[i].id}", self.vectors[i])
-        return self._softs[i]
+            self._softs[i] = Soft(f"{self.space}:{self.pictures[i].id}", self.vectors[i], item=self.pictures[i].id)
+        soft = self._softs[i]
+        if strange and i in self.strange:
+            moved = np.float32(strange) * (self.strange[i] - soft.vector)
+            soft = replace(soft, key=f"{soft.key}~{strange:.3f}", vector=soft.vector + moved)
+        if drop:
+            kept = drop.kept(len(self.mean)) * (soft.vector - self.mean)
+            soft = replace(soft, key=f"{soft.key}~drop{drop.seed}", vector=self.mean + kept)
+        return soft
 
     def pool(self, held: bool) -> list[int]:
         return self.held if held else self.train
