@@ -134,6 +134,16 @@ def test_the_sort_of_a_name_does_not_tell_the_answer(world: World, monkeypatch: 
         assert len(among) > 150 and 0.43 < among.count("yes") / len(among) < 0.57
 
 
+def test_exams_ask_by_concepts_only(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in world.held:  # a concept that is also a board's title
+        monkeypatch.setitem(world.shelves, i, [*world.concepts_of(i)[:1], "a title"])
+    seeing, asked = Seeing(world, random.Random(4), held=True), []
+    say = seeing.say.seeing
+    monkeypatch.setattr(seeing.say, "seeing", lambda kind, **parts: asked.append(parts["x"]) or say(kind, **parts))
+    answers = {lesson.answer for _ in range(300) if (lesson := seeing.match([seeing.rng.choice(seeing.named)], 0))}
+    assert answers == {"yes", "no"} and set(asked) <= world.concepts
+
+
 def test_training_never_sees_a_held_out_board(world: World) -> None:
     hidden = {i for board in world.boards if board.held for i in board.pictures}
     for board, members in world.themed(False, 3):

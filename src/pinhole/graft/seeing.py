@@ -132,13 +132,16 @@ class Seeing:
         """What a picture may be asked for by. Exams: what training pictures were called too. Lessons: that, its kind, a board of it, or any name."""
         if i in self.words:
             return self.words[i]
-        names, drawn = self._names(i), self.rng.random()
-        sorts = ("concept",) if self.held else [sort for sort, until in _SORTS if drawn < until]
-        return next((self.rng.choice(names[sort]) for sort in sorts if names[sort]), "")
+        names, drawn = self._names(i), 0.0 if self.held else self.rng.random()
+        sorts = [sort for sort, until in _SORTS if drawn < until and names.get(sort)]
+        return self.rng.choice(names[sorts[0]]) if sorts else ""
 
     def _names(self, i: int) -> dict[str, Sequence[str]]:
-        picture = self.world.pictures[i]
-        kind, concepts = [picture.category] if picture.category in self.kinds else [], self.world.concepts_of(i)
+        """By sort what a picture is called; exams know concepts only, for right names and for wrong ones."""
+        picture, concepts = self.world.pictures[i], self.world.concepts_of(i)
+        if self.held:
+            return {"concept": concepts}
+        kind = [picture.category] if picture.category in self.kinds else []
         return {"kind": kind, "board": self.world.shelves[i], "concept": concepts, "name": [name for name in picture.names if name not in concepts]}
 
     def _sort(self, i: int, name: str) -> str:
