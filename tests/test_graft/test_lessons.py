@@ -144,6 +144,20 @@ def test_exams_ask_by_concepts_only(world: World, monkeypatch: pytest.MonkeyPatc
     assert answers == {"yes", "no"} and set(asked) <= world.concepts
 
 
+@pytest.mark.parametrize("held", [False, True])
+def test_some_conversations_are_longer_than_what_is_shown(world: World, held: bool) -> None:
+    talking = Talking(world, random.Random(3), OWN, GraftConfig(), held=held)
+    first, tools = [], talking.tool_set()
+    for _ in range(200):
+        turns, shown = talking.history(tools)
+        cards = [int(k) for turn in turns if turn.text.startswith("results:") for k in re.findall(r"^#(\d+)", turn.text, re.MULTILINE)]
+        assert set(cards) == set(shown), "a picture is asked for by the number that stands before it"
+        said = [int(k) for k in re.findall(r"#(\d+) shows", turns[-1].text)]
+        assert said and set(said) <= set(shown)
+        first.append(min(shown))
+    assert max(first) > 20 and 0.5 < first.count(1) / len(first) < 0.8
+
+
 def test_training_never_sees_a_held_out_board(world: World) -> None:
     hidden = {i for board in world.boards if board.held for i in board.pictures}
     for board, members in world.themed(False, 3):

@@ -63,10 +63,10 @@ def _core(talking: Talking, tools: ToolSet, kind: str) -> Lesson:
     if kind == "open":
         said, call, _ = talking.opening(tools)
         return talking.lesson(kind, tools, (), said, call)
-    history, members = talking.history(tools)
+    history, shown = talking.history(tools)
     if kind == "chat":
         return talking.lesson(kind, tools, history if talking.rng.random() < 0.5 else (), talking.say.chat()[0])
-    made = talking.follow_up(kind, tools, len(members))
+    made = talking.follow_up(kind, tools, shown)
     assert made, "the shop's own tools serve every kind of follow-up"
     return talking.lesson(kind, tools, history, *made)
 
@@ -82,8 +82,8 @@ def unseen_turns(world: World, own: Sequence[ToolSchema], config: GraftConfig, n
         tools = ToolSet(own, (wanted, other), rng, rename=False, shuffle=True)
         tools.invented = [pair for pair in tools.invented if pair[0] is wanted]
         needs_pictures = "#" in wanted.args.values()
-        history, members = talking.history(tools) if needs_pictures else ([], [])
-        made = talking.invented(tools, len(members))
+        history, shown = talking.history(tools) if needs_pictures else ([], {})
+        made = talking.invented(tools, shown)
         if made:
             found.append(talking.lesson("unseen", tools, history, made[0], made[1]))
     return found

@@ -37,8 +37,11 @@ _ARGS = {
 _OPENINGS = 0.25  # share of episodes of first requests
 _INVENTED = 4  # requests for invented tools in an episode that has some
 _SECOND_ROUND = 0.2  # share of histories with two searches
+_LATER = 0.35  # share of histories that go on from a longer conversation: their pictures have larger numbers …
+_LARGEST = 40  # … which begin up to here
 
 Call = tuple[str, dict[str, Any]]
+Shown = dict[int, int]  # the pictures of a conversation: #number → the world's
 
 
 class ToolSet:
@@ -144,9 +147,9 @@ class Talking:
             return self.say.frame("board", x=title), tools.call("board", {"title": title}), title
         return self.say.search(x), tools.call("search", {"text": x}), x
 
-    def follow_up(self, kind: str, tools: ToolSet, shown: int) -> tuple[str, Call] | None:
-        """A request about pictures #1 … #``shown``; None where this set has no tool for it."""
-        a, b = (f"#{k}" for k in self.rng.sample(range(1, shown + 1), 2))
+    def follow_up(self, kind: str, tools: ToolSet, shown: Shown) -> tuple[str, Call] | None:
+        """A request about pictures ``shown``; None where this set has no tool for it."""
+        a, b = (f"#{k}" for k in self.rng.sample(list(shown), 2))
         if kind == "like":
             return self.say.frame("like", a=a), tools.call("search", {"like": a})
         if kind == "like_text":
@@ -164,13 +167,13 @@ class Talking:
             return said, call
         return None
 
-    def invented(self, tools: ToolSet, shown: int) -> tuple[str, Call, str] | None:
+    def invented(self, tools: ToolSet, shown: Shown) -> tuple[str, Call, str] | None:
         """A request for one of the set's invented tools, if it has one that fits."""
-        fitting = [(tool, schema) for tool, schema in tools.invented if shown >= 2 or "#" not in tool.args.values()]
+        fitting = [(tool, schema) for tool, schema in tools.invented if shown or "#" not in tool.args.values()]
         if not fitting:
             return None
         tool, schema = self.rng.choice(fitting)
-        references = [f"#{k}" for k in self.rng.sample(range(1, max(shown, 2) + 1), 2)]
+        references = [f"#{k}" for k in self.rng.sample(list(shown) or [1, 2], 2)]
         values = [toolbank.value(kind, self.rng, self.held, self.subject(), references[i % 2]) for i, kind in enumerate(tool.args.values())]
         said = self.say.politely(self.rng.choice(tool.frames).format(*values))
         return said, (schema["name"], dict(zip(schema["parameters"]["properties"], values, strict=True))), str(values[0])
@@ -187,8 +190,8 @@ class Talking:
                 found.append(other)
         return found
 
-    def history(self, tools: ToolSet) -> tuple[list[Message], list[int]]:
-        """A search or a board with its results and the answer given; in some lessons a second round. Picture #k is ``members[k - 1]``."""
+    def history(self, tools: ToolSet) -> tuple[list[Message], Shown]:
+        """A search or a board with its results and the answer given; in some lessons a second round. Returns also what was shown."""
         members = self.found(self.rng.choice((2, 3, 4, 5, 6, 6)))
         picture = self.world.pictures[members[0]]
         said, call, x = self.opening(tools)
@@ -198,39 +201,40 @@ class Talking:
         note = ""
         if not self.held and "board" in tools.tools and call[0] == tools.tools["board"]:
             note = board_note(next(iter(call[1].values())), self.rng.randint(len(members), 60))
-        numbers = range(1, len(members) + 1)
-        turns = self.round(said, call, numbers, members, note)
+        first = self.rng.randint(2, _LARGEST) if self.rng.random() < _LATER else 1
+        shown = dict(enumerate(members, first))
+        turns = self.round(said, call, list(shown), shown, note)
         if not self.held and self.rng.random() < _SECOND_ROUND:
-            return self.second(tools, turns, members)
-        return turns, members
+            return self.second(tools, turns, shown)
+        return turns, shown
 
-    def round(self, said: str, call: Call, numbers: Sequence[int], members: Sequence[int], note: str = "") -> list[Message]:
-        """A request, its call, what was found (picture ``#k`` is ``members[k - 1]``) and what is said of it."""
-        shown = results([self.card(k, members[k - 1]) for k in numbers], note)
-        return [Message.of("user", said), Message.of("assistant", call_text(*call)), shown, Message.of("assistant", self.answer(numbers, members))]
+    def round(self, said: str, call: Call, numbers: Sequence[int], shown: Shown, note: str = "") -> list[Message]:
+        """A request, its call, the pictures that were found and what is said of them."""
+        found = results([self.card(k, shown[k]) for k in numbers], note)
+        return [Message.of("user", said), Message.of("assistant", call_text(*call)), found, Message.of("assistant", self.answer(numbers, shown))]
 
-    def second(self, tools: ToolSet, turns: Sequence[Message], members: Sequence[int]) -> tuple[list[Message], list[int]]:
+    def second(self, tools: ToolSet, turns: Sequence[Message], shown: Shown) -> tuple[list[Message], Shown]:
         """One more round. Pictures that were shown before keep their numbers, so the results' numbers may begin anywhere."""
-        made = self.follow_up(self.rng.choice(("like", "like_text", "related", "again")), tools, len(members))
+        made = self.follow_up(self.rng.choice(("like", "like_text", "related", "again")), tools, shown)
         if not made:
-            return list(turns), list(members)
-        known = self.rng.sample(range(1, len(members) + 1), self.rng.randint(0, min(3, len(members) - 1)))
-        fresh = [i for i in self.found(self.rng.choice((1, 2, 3, 4, 5))) if i not in members]
-        numbers = [*known, *range(len(members) + 1, len(members) + len(fresh) + 1)]
+            return list(turns), shown
+        known = self.rng.sample(list(shown), self.rng.randint(0, min(3, len(shown) - 1)))
+        fresh = [i for i in self.found(self.rng.choice((1, 2, 3, 4, 5))) if i not in shown.values()]
+        grown = shown | dict(enumerate(fresh, max(shown) + 1))
+        numbers = [*known, *(k for k in grown if k not in shown)]
         if self.rng.random() < 0.7:
             self.rng.shuffle(numbers)
-        grown = [*members, *fresh]
         return [*turns, *self.round(*made, numbers, grown)], grown
 
     def card(self, k: int, i: int) -> Any:
         return card(k, self.world.soft(i), self.world.pictures[i].title, self.config.card, self.config.card_words)
 
-    def answer(self, numbers: Sequence[int], members: Sequence[int]) -> str:
+    def answer(self, numbers: Sequence[int], shown: Shown) -> str:
         """What is said of results: how many, and what the first two show."""
         if not numbers:
             return "I found nothing. Try other words."
-        shown = [(k, self.world.pictures[members[k - 1]]) for k in numbers[:2]]
-        described = [f"#{k} shows {picture.title.lower() or picture.category or 'something else'}" for k, picture in shown]
+        named = [(k, self.world.pictures[shown[k]]) for k in numbers[:2]]
+        described = [f"#{k} shows {picture.title.lower() or picture.category or 'something else'}" for k, picture in named]
         return f"I found {counted(len(numbers))}: {', '.join(described)}."
 
     # -- lessons --------------------------------------------------------------------------------
@@ -248,46 +252,46 @@ class Talking:
         for _ in range(8):
             said, call, _ = self.opening(tools)
             yield self.lesson("open", tools, (), said, call)
-        yield from self._invented(tools, (), 0)
+        yield from self._invented(tools, (), {})
         said, answer = self.say.chat()
         yield self.lesson("chat", tools, (), said, answer=answer)
 
     def turns(self, tools: ToolSet) -> Iterator[Lesson]:
-        history, members = self.history(tools)
+        history, shown = self.history(tools)
         yield Lesson("answer", (system(tools.schemas), *history), tools.schemas)
         for kind in self.FOLLOW:
-            made = self.follow_up(kind, tools, len(members))
+            made = self.follow_up(kind, tools, shown)
             if made:
                 yield self.lesson(kind, tools, history, *made)
-        yield from self._invented(tools, history, len(members))
+        yield from self._invented(tools, history, shown)
         said, answer = self.say.chat()
         yield self.lesson("chat", tools, history, said, answer=answer)
-        yield from self.about(tools, history, members)
-        yield from self.outcomes(tools, history, members)
+        yield from self.about(tools, history, shown)
+        yield from self.outcomes(tools, history, shown)
 
-    def _invented(self, tools: ToolSet, history: Sequence[Message], shown: int) -> Iterator[Lesson]:
+    def _invented(self, tools: ToolSet, history: Sequence[Message], shown: Shown) -> Iterator[Lesson]:
         for _ in range(_INVENTED if tools.invented else 0):
             made = self.invented(tools, shown)
             if made:
                 yield self.lesson("invented", tools, history, made[0], made[1])
 
-    def outcomes(self, tools: ToolSet, history: Sequence[Message], members: Sequence[int]) -> Iterator[Lesson]:
+    def outcomes(self, tools: ToolSet, history: Sequence[Message], shown: Shown) -> Iterator[Lesson]:
         """What to say after a second search, after one that found nothing, and of results in words."""
         kind = self.rng.choice(("second", "second", "nothing", "details", "refused", "no_board"))
         if kind == "second":
-            turns, _ = self.second(tools, history, members)
+            turns, _ = self.second(tools, history, shown)
             yield Lesson("outcome", (system(tools.schemas), *turns), tools.schemas)
             return
-        made = self.follow_up("item" if kind == "details" else self.rng.choice(("like", "like_text", "related")), tools, len(members))
+        made = self.follow_up("item" if kind == "details" else self.rng.choice(("like", "like_text", "related")), tools, shown)
         if not made:
             return
         said, call = made
         told, answer = results([]), "I found nothing. Try other words."
         if kind == "details":
             reference = next(iter(call[1].values()))
-            told, answer = self.details(reference, members[int(reference[1:]) - 1])
+            told, answer = self.details(reference, shown[int(reference[1:])])
         elif kind == "refused":
-            last = len(members)
+            last = max(shown)
             k = last + 1 + self.rng.randint(0, 9)
             said, call = self.say.frame("like", a=f"#{k}"), tools.call("search", {"like": f"#{k}"})
             told, answer = result(f"there is no #{k}; there are #1 to #{last}"), f"There is no #{k}; there are #1 to #{last}."
@@ -308,14 +312,14 @@ class Talking:
         called = picture.title.lower() or picture.category or "a picture"
         return result(text or "nothing is known of it"), f"{reference} shows {called}" + (f": {known['keywords']}." if known["keywords"] else ".")
 
-    def about(self, tools: ToolSet, history: Sequence[Message], members: Sequence[int]) -> Iterator[Lesson]:
+    def about(self, tools: ToolSet, history: Sequence[Message], shown: Shown) -> Iterator[Lesson]:
         """Questions about the pictures shown that need no tool."""
-        k = self.rng.randrange(len(members))
-        picture = self.world.pictures[members[k]]
+        k = self.rng.choice(list(shown))
+        picture = self.world.pictures[shown[k]]
         if picture.category in self.world.categories and (not picture.names or self.rng.random() < 0.5):
-            yield self.lesson("category", tools, history, self.say.seeing("category", a=f"#{k + 1}"), answer=picture.category)
+            yield self.lesson("category", tools, history, self.say.seeing("category", a=f"#{k}"), answer=picture.category)
         elif picture.names:
-            yield self.lesson("describe", tools, history, self.say.seeing("describe", a=f"#{k + 1}"), answer=", ".join(picture.names[:3]))
+            yield self.lesson("describe", tools, history, self.say.seeing("describe", a=f"#{k}"), answer=", ".join(picture.names[:3]))
 
 
 def talking_lessons(own: Sequence[ToolSchema], config: GraftConfig) -> Callable[[World, random.Random, float], Iterator[Lesson]]:
