@@ -1,9 +1,10 @@
 """Writes docs/figures.json and the README's table from what the demo printed, on the machine that printed it.
 
     make demo ARGS="--no-serve --json" | python tests/readme_figures.py
+    make demo ARGS="--full --no-serve --json" | python tests/readme_figures.py
 
-Reads the last line of its input, which may also be what `pinhole build --json` printed. The table is nothing but that file put
-into words; a test compares the two.
+Reads the last line of its input and replaces that size's figures. The table is nothing but that file put into words; a
+test compares the two.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pinhole.evaluation.machine import in_words, machine
 ROOT = Path(__file__).parents[1]
 FILE, README = ROOT / "docs" / "figures.json", ROOT / "README.md"
 BEGIN, END = "<!-- figures: begin. Written by tests/readme_figures.py from docs/figures.json -->", "<!-- figures: end -->"
-DEMO, BUILD = 'make demo ARGS="--no-serve --json"', "pinhole build --json"
+COMMANDS = {"default": 'make demo ARGS="--no-serve --json"', "full": 'make demo ARGS="--full --no-serve --json"'}
 SHOWN = (
     *("search.text_to_image.recall@10", "search.text_to_image.recall@10.ratio", "boards.recall@10", "boards.recall@10.ratio"),
     *("see.category.accuracy", "see.pick.accuracy", "see.match.accuracy", "board.theme.accuracy", "board.odd_one_out.accuracy"),
@@ -30,35 +31,48 @@ SHOWN = (
 )
 
 
-def read(printed: str) -> dict[str, Any]:
-    """What the demo printed, with the machine and the day; figures apart from the rest."""
+def read(printed: str) -> tuple[str, dict[str, Any]]:
+    """The demo's size, and what it printed with the machine and the day; figures apart from the rest."""
     value = json.loads(printed.strip().splitlines()[-1])
     figures = {key: one for key, one in value.items() if isinstance(one, (int, float)) and "." in key}
-    rest = {key: value[key] for key in ("demo", "stages", "wall_s", "peak_memory_gb") if key in value}
-    return {"command": DEMO if "demo" in value else BUILD, "day": time.strftime("%Y-%m-%d"), "machine": machine(), **rest, "figures": figures}
+    rest = {key: value[key] for key in ("stages", "wall_s", "peak_memory_gb")}
+    size = value["demo"]
+    return size, {"command": COMMANDS[size], "day": time.strftime("%Y-%m-%d"), "machine": machine(), **rest, "figures": figures}
 
 
-def block(measured: dict[str, Any]) -> str:
-    """The README's tables: figures, then stages."""
-    rows = {row.key: row for group in grouped(measured["figures"]) for row in group.rows}
-    lines = [f"`{measured['command']}` on {in_words(measured['machine'])}, {measured['day']}:", ""]
-    lines += ["| figure | | value | 95% | beside it | n |", "|---|---|---:|---|---|---:|"]
-    lines += [_row(rows[key]) for key in SHOWN if key in rows]
-    if "stages" in measured:
-        stages = [(name, one["seconds"], one["peak_memory_gb"]) for name, one in measured["stages"].items()]
-        lines += ["", "| stage | time | peak memory |", "|---|---:|---:|"]
-        lines += [f"| `{name}` | {clock(seconds)} | {memory:.1f} GB |" for name, seconds, memory in stages]
-    if "wall_s" in measured:
-        lines += [f"| the whole way | {clock(measured['wall_s'])} | {measured['peak_memory_gb']:.1f} GB |"]
-    return "\n".join(lines)
+def block(runs: dict[str, dict[str, Any]]) -> str:
+    """The README's tables, a column or two for each size: figures, then stages."""
+    sizes = [size for size in COMMANDS if size in runs]
+    lines = [f"{size}: `{runs[size]['command']}` on {in_words(runs[size]['machine'])}, {runs[size]['day']}  " for size in sizes]
+    lines += ["", _line("figure", "", *[cell for size in sizes for cell in (size, "beside it")]), _line("---", "---", *["---"] * 2 * len(sizes))]
+    rows = {size: {row.key: row for group in grouped(runs[size]["figures"]) for row in group.rows} for size in sizes}
+    for key in SHOWN:
+        found = [rows[size].get(key) for size in sizes]
+        label = next((row.named.label.removeprefix("… ") for row in found if row), "")
+        if label:
+            lines.append(_line(f"`{key}`", label, *[cell for row in found for cell in _cells(row)]))
+    lines += ["", _line("stage", *[cell for size in sizes for cell in (size, "peak memory")]), _line("---", *["---:"] * 2 * len(sizes))]
+    for name in dict.fromkeys(name for size in sizes for name in runs[size]["stages"]):
+        lines.append(_line(f"`{name}`", *[cell for size in sizes for cell in _cost(runs[size]["stages"].get(name), "seconds")]))
+    return "\n".join([*lines, _line("the whole way", *[cell for size in sizes for cell in _cost(runs[size], "wall_s")])])
 
 
-def _row(row: Row) -> str:
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cells(row: Row | None) -> tuple[str, str]:
+    """A value with its interval and how many were asked; what stands beside it."""
+    if row is None:
+        return "", ""
     unit = row.named.unit
-    interval = f"{written(row.low, unit)} – {written(row.high, unit)}" if row.low is not None and row.high is not None else ""
-    beside = ", ".join(f"{mark} {written(value, unit)}" for mark, value in row.marks.items())
-    count = "" if row.n is None else f"{row.n:,}"
-    return f"| `{row.key}` | {row.named.label.removeprefix('… ')} | **{written(row.value, unit)}** | {interval} | {beside} | {count} |"
+    interval = f" {written(row.low, unit)} – {written(row.high, unit)}" if row.low is not None and row.high is not None else ""
+    count = "" if row.n is None else f", n {row.n:,}"
+    return f"**{written(row.value, unit)}**{interval}{count}", ", ".join(f"{mark} {written(value, unit)}" for mark, value in row.marks.items())
+
+
+def _cost(measured: dict[str, Any] | None, seconds: str) -> tuple[str, str]:
+    return (clock(measured[seconds]), f"{measured['peak_memory_gb']:.1f} GB") if measured else ("", "")
 
 
 def fill(text: str, inner: str) -> str:
@@ -69,6 +83,7 @@ def fill(text: str, inner: str) -> str:
 
 
 if __name__ == "__main__":
-    measured = read(sys.stdin.read())
-    FILE.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
-    README.write_text(fill(README.read_text(encoding="utf-8"), block(measured)), encoding="utf-8")
+    size, measured = read(sys.stdin.read())
+    runs = (json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}) | {size: measured}
+    FILE.write_text(json.dumps(runs, indent=1) + "\n", encoding="utf-8")
+    README.write_text(fill(README.read_text(encoding="utf-8"), block(runs)), encoding="utf-8")

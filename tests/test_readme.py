@@ -100,12 +100,15 @@ def test_figures_are_written_from_the_last_line(tmp_path: Path, monkeypatch: pyt
     printed = (
         "noise\n" + json.dumps({"demo": "default", "workspace": "demo", "wall_s": 1234.5, "peak_memory_gb": 3.21, "stages": stages, **figures}) + "\n"
     )
-    measured = readme_figures.read(printed)
-    assert measured["figures"] == figures and measured["machine"]["cores"]
-    block = readme_figures.block(measured)
-    assert "| `see.pick.accuracy` | Which of the four is it? | **.500** | .450 – .550 | blind .260 | 1,300 |" in block
-    assert "| `speed.first_token_s` | First word of an answer | **44 ms** |  |  |  |" in block and "tools.unseen" not in block
+    size, measured = readme_figures.read(printed)
+    assert size == "default" and measured["figures"] == figures and measured["machine"]["cores"]
+    block = readme_figures.block({"default": measured})
+    assert "| `see.pick.accuracy` | Which of the four is it? | **.500** .450 – .550, n 1,300 | blind .260 |" in block
+    assert "| `speed.first_token_s` | First word of an answer | **44 ms** |  |" in block and "tools.unseen" not in block
     assert "| `embed` | 1 min 01 s | 1.2 GB |" in block and "| the whole way | 20 min 34 s | 3.2 GB |" in block
+    both = readme_figures.block({"default": measured, "full": {**measured, "figures": {"see.pick.accuracy": 0.6}, "stages": {}}})
+    assert "| `see.pick.accuracy` | Which of the four is it? | **.500** .450 – .550, n 1,300 | blind .260 | **.600** |  |" in both
+    assert "| First word of an answer | **44 ms** |  |  |  |" in both and "| `embed` | 1 min 01 s | 1.2 GB |  |  |" in both
     filled = readme_figures.fill(README, block)
     assert block in filled and readme_figures.fill(filled, block) == filled and filled.startswith("# Pinhole")
     assert filled.partition(readme_figures.END)[2] == README.partition(readme_figures.END)[2]
