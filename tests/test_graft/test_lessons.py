@@ -129,9 +129,19 @@ def test_the_sort_of_a_name_does_not_tell_the_answer(world: World, monkeypatch: 
     for _ in range(1500):
         lesson = seeing.match([seeing.rng.choice(seeing.named)], 0)
         if lesson:
-            answers[asked[-1] in seeing.kinds].append(lesson.answer)
+            answers[asked[-1].strip('"') in seeing.kinds].append(lesson.answer)
     for among in answers.values():
         assert len(among) > 150 and 0.43 < among.count("yes") / len(among) < 0.57
+
+
+def test_some_names_are_quoted_in_lessons(world: World) -> None:
+    lessons, exams = Phrases(random.Random(0), held=False), Phrases(random.Random(0), held=True)
+    written = [lessons.name("apple") for _ in range(400)]
+    assert set(written) == {"apple", '"apple"'} and 0.1 < written.count('"apple"') / 400 < 0.2
+    assert {exams.name("apple") for _ in range(100)} == {"apple"}
+    talking = Talking(world, random.Random(1), OWN, GraftConfig())
+    said = [talking.opening(talking.tool_set()) for _ in range(400)]
+    assert any(f'"{x}"' in request for request, _, x in said) and all('"' not in str(call) for _, call, _ in said)
 
 
 def test_exams_ask_by_concepts_only(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+_QUOTED = 0.15  # share of the names in lessons that stand in quotation marks
+
 Bank = Mapping[str, Sequence[str]]  # "lessons" and "exams"
 
 
@@ -33,6 +35,10 @@ class Phrases:
 
     def adjective(self) -> str:
         return self.pick(self.banks["adjectives"])
+
+    def name(self, name: str) -> str:
+        """As people write it: some quote it, and its first token is another one then. Exams quote where their frames do."""
+        return f'"{name}"' if not self.held and self.rng.random() < _QUOTED else name
 
     def seeing(self, intent: str, **values: str) -> str:
         """A question about pictures."""

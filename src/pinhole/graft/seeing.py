@@ -104,9 +104,10 @@ class Seeing:
         name = self.name_of(i)
         if name and not yes:
             name = self._wrong_name(i, self._sort(i, name))
-        return (
-            self.lesson("match", members, self.say.seeing("match", a=f"#{at + 1}", x=name), "yes" if yes else "no", ("yes", "no")) if name else None
-        )
+        if not name:
+            return None
+        question = self.say.seeing("match", a=f"#{at + 1}", x=self.say.name(name))
+        return self.lesson("match", members, question, "yes" if yes else "no", ("yes", "no"))
 
     def _wrong_name(self, i: int, sort: str) -> str:
         """What another picture is called by names of this sort. One that happens to be right after all is drawn again."""
@@ -122,7 +123,7 @@ class Seeing:
         if not name or any(self.right(i, name) for j, i in enumerate(members) if j != at):
             return None
         references = [f"#{k}" for k in range(1, len(members) + 1)]
-        return self.lesson("pick", members, self.say.seeing("pick", x=name), references[at], references)
+        return self.lesson("pick", members, self.say.seeing("pick", x=self.say.name(name)), references[at], references)
 
     def right(self, i: int, name: str) -> bool:
         """May a picture be called that? In lessons also by the title of a board it is on."""

@@ -135,7 +135,7 @@ class Talking:
         x = self.subject()
         drawn = self.rng.random()
         if drawn < 0.62:
-            return self.say.search(x), tools.call("search", {"text": x}), x
+            return self.say.search(self.say.name(x)), tools.call("search", {"text": x}), x
         if drawn < 0.78 and self.world.categories:
             c = self.rng.choice(self.world.categories)
             return self.say.frame("in_category", x=x, c=c), tools.call("search", {"text": x, "category": c}), x
@@ -145,7 +145,7 @@ class Talking:
         if "board" in tools.tools:
             title = self.rng.choice(self.boards)
             return self.say.frame("board", x=title), tools.call("board", {"title": title}), title
-        return self.say.search(x), tools.call("search", {"text": x}), x
+        return self.say.search(self.say.name(x)), tools.call("search", {"text": x}), x
 
     def follow_up(self, kind: str, tools: ToolSet, shown: Shown) -> tuple[str, Call] | None:
         """A request about pictures ``shown``; None where this set has no tool for it."""
