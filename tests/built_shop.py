@@ -33,6 +33,7 @@ TINY = {
     "graft.lora_rank": 2,
     "graft.dtype": "float32",
     "evaluate.n": 3,
+    "evaluate.seeing_n": 3,
     "evaluate.conversations": 4,
     "assistant.max_tokens": 12,
     "assistant.max_steps": 1,

@@ -60,8 +60,8 @@ class GraftConfig(Section):
     base: str = Field("pypi:smollm2-135m-instruct", description="pypi:NAME, hf:NAME or a folder: a causal LM")
     card: str = Field("#{k}{soft} {title}", description="how an item is written in a prompt, in lessons and in serving")
     card_words: int = Field(8, ge=0, description="words of the title on a card; 0 writes none")
-    seeing_steps: int = Field(540, ge=0, description="steps of the first stage: projector and LoRA learn to see")
-    talking_steps: int = Field(220, ge=0, description="steps of the second stage: conversation and tools")
+    seeing_steps: int = Field(560, ge=0, description="steps of the first stage: projector and LoRA learn to see")
+    talking_steps: int = Field(205, ge=0, description="steps of the second stage: conversation and tools")
     replay: float = Field(0.4, ge=0, le=1, description="how much longer a row of the second stage is made by lessons of seeing")
     lora_rank: int = Field(16, ge=1, description="rank of the LoRA on all linear layers")
     lora_learning_rate: float = Field(1.5e-3, gt=0, description="AdamW; warm-up, plateau, linear decay over both stages")
@@ -74,7 +74,8 @@ class GraftConfig(Section):
 
 
 class EvaluateConfig(Section):
-    n: int = Field(300, ge=1, description="questions in an exam (fewer where the data has fewer, then all)")
+    n: int = Field(300, ge=1, description="turns in an exam of tools (fewer where the data has fewer, then all)")
+    seeing_n: int = Field(1000, ge=1, description="questions in an exam of seeing: each is a choice, many are read at once")
     splits: int = Field(1, ge=1, description="splits pooled in the search and board exams (more than one trains align again)")
     conversations: int = Field(10, ge=0, description="held-out conversations shown in the report")
     seed: int = Field(0, description="seed of the exams' draws")

@@ -30,7 +30,7 @@ SIZES: dict[Size, dict[str, dict[str, Any]]] = {
     "quick": {
         "align": {"steps": 150},
         "graft": {"seeing_steps": 30, "talking_steps": 16},
-        "evaluate": {"n": 30, "conversations": 4},
+        "evaluate": {"n": 30, "seeing_n": 30, "conversations": 4},
     },
     "default": {},
     "full": {

@@ -16,7 +16,7 @@ from pinhole.graft.phrasings import Phrases, banks
 from pinhole.graft.prompt import Soft, parse_call
 from pinhole.graft.seeing import Seeing
 from pinhole.graft.talking import Talking, talking_lessons
-from pinhole.graft.world import Drop, World
+from pinhole.graft.world import GROUP, Drop, World
 from toy_model import OWN
 from toy_world import tiny_world
 
@@ -176,8 +176,8 @@ def test_training_never_sees_a_held_out_board(world: World) -> None:
 
 def test_groups_are_training_pictures_of_one_name_and_no_board(world: World) -> None:
     titles = {board.title for board in world.boards}
-    groups = [(group, members) for group, members in world.themed(False, 5) if group.id.startswith("concept:")]
-    assert groups and not any(board.id.startswith("concept:") for board, _ in world.themed(True, 1))
+    groups = [(group, members) for group, members in world.themed(False, 5) if group.id.startswith(GROUP)]
+    assert groups and not any(board.id.startswith(GROUP) for board, _ in world.themed(True, 1))
     for group, members in groups:
         assert group.title not in titles and len(members) >= 5
         assert all(i in world.train and group.title in world.pictures[i].names for i in members)

@@ -31,9 +31,9 @@ def graft_exams(
     graft: Graft, engines: Sequence[Engine], world: World, tools: Sequence[ToolSchema], config: Config, progress: Progress | None = None
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Seeing and tools; figures, and conversations for the report."""
-    n, seed = config.evaluate.n, config.evaluate.seed
-    figures, seen = seeing_exams(graft, world, n, seed)
-    more, talked = tool_exams(engines, world, tools, config.graft, n, seed, progress)
+    asked, seed = config.evaluate, config.evaluate.seed
+    figures, seen = seeing_exams(graft, world, asked.seeing_n, seed)
+    more, talked = tool_exams(engines, world, tools, config.graft, asked.n, seed, progress)
     figures |= more | prompt_costs(graft, world)
     return figures, conversations([*seen, *talked], config.evaluate.conversations, seed)
 

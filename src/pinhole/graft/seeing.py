@@ -19,10 +19,11 @@ from typing import Any
 
 from pinhole.graft.phrasings import Phrases
 from pinhole.graft.prompt import Message, Soft, ToolSchema, card, lines, system
-from pinhole.graft.world import Board, Drop, World
+from pinhole.graft.world import GROUP, Board, Drop, World
 
 _CALL, _TITLE = 4.0, 2.0
 _SORTS = (("kind", 0.2), ("board", 0.34), ("concept", 0.87), ("name", 1.0))  # by what pictures are asked for; who has no name of a sort, by the next
+_GROUPS = 30  # at least so many of the groups are drawn from, where boards are few
 _TRIES = 8  # draws of a wrong name before a question is given up
 
 
@@ -72,7 +73,9 @@ class Seeing:
         self.kinds = set(world.categories)
         self.classed = [i for i in self.pool if world.pictures[i].category in self.kinds]
         self.named = [i for i in self.pool if (world.concepts_of(i) if held else world.pictures[i].names)]
-        self.themes = world.themed(held, 5)
+        themes = world.themed(held, 5 if held else 3)
+        self.boards = [theme for theme in themes if not theme[0].id.startswith(GROUP)]
+        self.groups = [theme for theme in themes if theme[0].id.startswith(GROUP)]
         self.leans: dict[int, float] = {}
         self.words: dict[int, str] = {}  # what the pictures of this scene lean on, and are asked by
         self.drops: dict[int, Drop] = {}  # what of them is not shown
@@ -150,9 +153,10 @@ class Seeing:
 
     def odd(self) -> Lesson | None:
         """Three of one board and a stranger, half the time of the same category but another board."""
-        if not self.themes:
+        themes = self.themes()
+        if not themes:
             return None
-        board, inside = self.rng.choice(self.themes)
+        board, inside = self.rng.choice(themes)
         three = self.rng.sample(inside, 3)
         stranger = self.world.other(self.rng, three[0], self.held)
         if stranger in board.pictures:
@@ -164,17 +168,25 @@ class Seeing:
         return self.lesson("odd", members, self.say.seeing("odd"), references[members.index(stranger)], references)
 
     def theme(self) -> Lesson | None:
-        """Five pictures of one board; five titles to choose from, two of them of the same category where there are so many."""
-        if len(self.themes) < 5:
+        """Five pictures of one board (in lessons also fewer) and five titles, two of the same category where there are so many."""
+        themes = self.themes()
+        if len(themes) < 5:
             return None
-        board, inside = self.rng.choice(self.themes)
-        members = self.rng.sample(inside, 5)
+        board, inside = self.rng.choice(themes)
+        members = self.rng.sample(inside, min(5, len(inside)))
         self._lean(lambda: dict.fromkeys(members, board.title))
         return self.titles(board, members)
 
+    def themes(self) -> list[tuple[Board, list[int]]]:
+        """What a question may be about: all boards, and of the groups others each time, as many as there are boards.
+
+        There are more groups, and a title must not be likelier for being that of one.
+        """
+        return [*self.boards, *self.rng.sample(self.groups, min(len(self.groups), max(_GROUPS, len(self.boards))))]
+
     def titles(self, board: Board, members: list[int]) -> Lesson | None:
         shown = set(members)
-        others = [other for other, inner in self.themes if other.title != board.title and not shown & set(inner)]
+        others = [other for other, inner in self.themes() if other.title != board.title and not shown & set(inner)]
         near = [other.title for other in others if other.category == board.category]
         far = [other.title for other in others if other.category != board.category]
         titles = dict.fromkeys([board.title, *self.rng.sample(near, min(2, len(near)))])
@@ -219,7 +231,7 @@ class Seeing:
             yield first
             members = [self.world.at[id] for id in first.expect["items"]]
             if first.kind == "theme":  # the same pictures among other titles
-                board = next(board for board, _ in self.themes if board.id == first.expect["board"])
+                board = next(board for board, _ in (*self.boards, *self.groups) if board.id == first.expect["board"])
                 yield from self._some([self.titles(board, members)])
             if not self.words:
                 yield from self._alone(self.rng.choice(members), members)

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from pinhole.vision.align import Space
     from pinhole.vision.features import Features
 
+GROUP = "name:"  # before a group's name: its id
 _COMMON = 0.1  # a keyword on a larger share of the items tells too little to be a name
 _CONCEPT_AT_LEAST = 5  # training pictures that make a name something that can be learned
+_GROUP_AT_LEAST = 3  # training pictures that make a group of a name
 _KIND_AT_LEAST = 12  # training pictures that make a category a class
 
 
@@ -140,7 +142,7 @@ class World:
 
     @cached_property
     def _groups(self) -> list[Board]:
-        """Training pictures of one concept, as if they were a board of that title: themes beyond those that people made boards of.
+        """Training pictures of one name, as if they were a board of that title: themes beyond those that people made boards of.
 
         None of a held-out board: it must not be taught under another name.
         """
@@ -148,10 +150,11 @@ class World:
         hidden = {i for board in self.boards if board.held for i in board.pictures}
         bearing: dict[str, list[int]] = defaultdict(list)
         for i in self.train:
-            for name in () if i in hidden else self.concepts_of(i):
+            for name in () if i in hidden else self.pictures[i].names:
                 bearing[name].append(i)
         kinds = {name: Counter(self.pictures[i].category for i in members).most_common(1)[0][0] for name, members in bearing.items()}
-        return [Board(f"concept:{name}", name, tuple(members), False, kinds[name]) for name, members in sorted(bearing.items()) if name not in titles]
+        found = [(name, members) for name, members in sorted(bearing.items()) if name not in titles and len(members) >= _GROUP_AT_LEAST]
+        return [Board(f"{GROUP}{name}", name, tuple(members), False, kinds[name]) for name, members in found]
 
 
 def build_world(catalogue: Catalogue, features: Features, space: Space, split: Split, category: str = "category") -> World:
