@@ -16,7 +16,7 @@ from pinhole.graft.phrasings import Phrases, banks
 from pinhole.graft.prompt import Soft, parse_call
 from pinhole.graft.seeing import Seeing
 from pinhole.graft.talking import Talking, talking_lessons
-from pinhole.graft.world import GROUP, Drop, World
+from pinhole.graft.world import Drop, World
 from toy_model import OWN
 from toy_world import tiny_world
 
@@ -176,11 +176,19 @@ def test_training_never_sees_a_held_out_board(world: World) -> None:
 
 def test_groups_are_training_pictures_of_one_name_and_no_board(world: World) -> None:
     titles = {board.title for board in world.boards}
-    groups = [(group, members) for group, members in world.themed(False, 5) if group.id.startswith(GROUP)]
-    assert groups and not any(board.id.startswith(GROUP) for board, _ in world.themed(True, 1))
-    for group, members in groups:
-        assert group.title not in titles and len(members) >= 5
+    assert world.groups and not Seeing(world, random.Random(0), held=True).groups
+    for group, members in world.groups:
+        assert group.title not in titles and len(members) >= 3
         assert all(i in world.train and group.title in world.pictures[i].names for i in members)
+
+
+def test_being_a_board_does_not_tell_the_theme(world: World) -> None:
+    """Right titles and offered ones are those of boards equally often, however many groups there are."""
+    seeing, boards = Seeing(world, random.Random(5)), {board.title for board in world.boards}
+    drawn = [lesson for _ in range(600) if (lesson := seeing.theme())]
+    right = sum(lesson.answer in boards for lesson in drawn) / len(drawn)
+    offered = sum(title in boards for lesson in drawn for title in lesson.choices) / sum(len(lesson.choices) for lesson in drawn)
+    assert len(drawn) > 100 and 0 < right < 1 and abs(right - offered) < 0.12
 
 
 def test_calls_are_to_tools_on_offer_with_their_arguments(world: World) -> None:

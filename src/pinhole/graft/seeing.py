@@ -19,7 +19,7 @@ from typing import Any
 
 from pinhole.graft.phrasings import Phrases
 from pinhole.graft.prompt import Message, Soft, ToolSchema, card, lines, system
-from pinhole.graft.world import GROUP, Board, Drop, World
+from pinhole.graft.world import Board, Drop, World
 
 _CALL, _TITLE = 4.0, 2.0
 _SORTS = (("kind", 0.2), ("board", 0.34), ("concept", 0.87), ("name", 1.0))  # by what pictures are asked for; who has no name of a sort, by the next
@@ -73,9 +73,8 @@ class Seeing:
         self.kinds = set(world.categories)
         self.classed = [i for i in self.pool if world.pictures[i].category in self.kinds]
         self.named = [i for i in self.pool if (world.concepts_of(i) if held else world.pictures[i].names)]
-        themes = world.themed(held, 5 if held else 3)
-        self.boards = [theme for theme in themes if not theme[0].id.startswith(GROUP)]
-        self.groups = [theme for theme in themes if theme[0].id.startswith(GROUP)]
+        self.boards = world.themed(held, 5 if held else 3)
+        self.groups = [] if held else world.groups
         self.leans: dict[int, float] = {}
         self.words: dict[int, str] = {}  # what the pictures of this scene lean on, and are asked by
         self.drops: dict[int, Drop] = {}  # what of them is not shown

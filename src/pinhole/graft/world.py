@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from pinhole.vision.align import Space
     from pinhole.vision.features import Features
 
-GROUP = "name:"  # before a group's name: its id
 _COMMON = 0.1  # a keyword on a larger share of the items tells too little to be a name
 _CONCEPT_AT_LEAST = 5  # training pictures that make a name something that can be learned
 _GROUP_AT_LEAST = 3  # training pictures that make a group of a name
@@ -130,9 +129,9 @@ class World:
         return rng.choice(pool)
 
     def themed(self, held: bool, at_least: int) -> list[tuple[Board, list[int]]]:
-        """Boards with enough pictures of one pool; to train on, also the groups. Training never sees a held-out board at all."""
+        """Boards with enough pictures of one pool. Training never sees a held-out board at all."""
         found = []
-        for board in self.boards if held else (*self.boards, *self._groups):
+        for board in self.boards:
             if board.held and not held:
                 continue
             members = [i for i in board.pictures if self.pictures[i].held == held]
@@ -141,7 +140,7 @@ class World:
         return found
 
     @cached_property
-    def _groups(self) -> list[Board]:
+    def groups(self) -> list[tuple[Board, list[int]]]:
         """Training pictures of one name, as if they were a board of that title: themes beyond those that people made boards of.
 
         None of a held-out board: it must not be taught under another name.
@@ -154,7 +153,7 @@ class World:
                 bearing[name].append(i)
         kinds = {name: Counter(self.pictures[i].category for i in members).most_common(1)[0][0] for name, members in bearing.items()}
         found = [(name, members) for name, members in sorted(bearing.items()) if name not in titles and len(members) >= _GROUP_AT_LEAST]
-        return [Board(f"{GROUP}{name}", name, tuple(members), False, kinds[name]) for name, members in found]
+        return [(Board(f"name:{name}", name, tuple(members), False, kinds[name]), members) for name, members in found]
 
 
 def build_world(catalogue: Catalogue, features: Features, space: Space, split: Split, category: str = "category") -> World:
