@@ -61,7 +61,7 @@ class GraftConfig(Section):
     card: str = Field("#{k}{soft} {title}", description="how an item is written in a prompt, in lessons and in serving")
     card_words: int = Field(8, ge=0, description="words of the title on a card; 0 writes none")
     seeing_steps: int = Field(560, ge=0, description="steps of the first stage: projector and LoRA learn to see")
-    talking_steps: int = Field(205, ge=0, description="steps of the second stage: conversation and tools")
+    talking_steps: int = Field(220, ge=0, description="steps of the second stage: conversation and tools")
     replay: float = Field(0.4, ge=0, le=1, description="how much longer a row of the second stage is made by lessons of seeing")
     lora_rank: int = Field(16, ge=1, description="rank of the LoRA on all linear layers")
     lora_learning_rate: float = Field(1.5e-3, gt=0, description="AdamW; warm-up, plateau, linear decay over both stages")

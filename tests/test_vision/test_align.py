@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from pinhole.errors import Corrupt, MissingArtefact, SpaceMismatch
 from pinhole.vision import heads
@@ -71,6 +72,18 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(toy: Toy, trai
     assert seen[0] == 31  # from the checkpoint of step 30
     assert resumed.space.identity == trained.identity
     assert [point["step"] for point in resumed.curve] == list(range(1, 41))
+
+
+def test_training_computes_on_one_thread_and_leaves_the_others_to_who_had_them(toy: Toy) -> None:
+    part, _ = read_signals(toy.catalogue, toy.features).part(toy.config.catalogue)
+    asked = toy.asked.of([query.key for query in part.queries])
+    two_steps, given, seen = toy.config.align.model_copy(update={"steps": 2}), torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    try:
+        heads.fit(toy.features, part, asked, two_steps, progress=lambda *_: seen.append(torch.get_num_threads()))
+        assert seen == [1, 1] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(given)
 
 
 def test_a_checkpoint_of_another_training_is_passed_over(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,7 @@ _ARGS = {
 }
 
 _OPENINGS = 0.25  # share of episodes of first requests
+_CHATS = 2  # lines that need no tool, in every episode
 _INVENTED = 4  # requests for invented tools in an episode that has some
 _SECOND_ROUND = 0.2  # share of histories with two searches
 _LATER = 0.35  # share of histories that go on from a longer conversation: their pictures have larger numbers …
@@ -239,7 +240,7 @@ class Talking:
 
     # -- lessons --------------------------------------------------------------------------------
 
-    FOLLOW = ("like", "like_text", "like_text", "like_unlike", "text_unlike", "text_unlike", "related", "related", "item", "item", "again")
+    FOLLOW = ("like", "like_text", "like_text", "like_unlike", "text_unlike", "text_unlike", "related", "related", "item", "item", "item", "again")
 
     def episode(self) -> Iterator[Lesson]:
         """Lessons under one set of tools, in any order: first requests, or what may follow one conversation."""
@@ -253,8 +254,7 @@ class Talking:
             said, call, _ = self.opening(tools)
             yield self.lesson("open", tools, (), said, call)
         yield from self._invented(tools, (), {})
-        said, answer = self.say.chat()
-        yield self.lesson("chat", tools, (), said, answer=answer)
+        yield from self._chats(tools, ())
 
     def turns(self, tools: ToolSet) -> Iterator[Lesson]:
         history, shown = self.history(tools)
@@ -264,8 +264,7 @@ class Talking:
             if made:
                 yield self.lesson(kind, tools, history, *made)
         yield from self._invented(tools, history, shown)
-        said, answer = self.say.chat()
-        yield self.lesson("chat", tools, history, said, answer=answer)
+        yield from self._chats(tools, history)
         yield from self.about(tools, history, shown)
         yield from self.outcomes(tools, history, shown)
 
@@ -274,6 +273,11 @@ class Talking:
             made = self.invented(tools, shown)
             if made:
                 yield self.lesson("invented", tools, history, made[0], made[1])
+
+    def _chats(self, tools: ToolSet, history: Sequence[Message]) -> Iterator[Lesson]:
+        for _ in range(_CHATS):
+            said, answer = self.say.chat()
+            yield self.lesson("chat", tools, history, said, answer=answer)
 
     def outcomes(self, tools: ToolSet, history: Sequence[Message], shown: Shown) -> Iterator[Lesson]:
         """What to say after a second search, after one that found nothing, and of results in words."""

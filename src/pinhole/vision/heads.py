@@ -13,9 +13,10 @@ tables: rows, vectors and :class:`~pinhole.vision.signals.Signals` come in.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,23 +59,42 @@ class Heads(nn.Module):
 
 
 def fit(
-    features: Features, signals: Signals, asked: np.ndarray, config: AlignConfig, *, folder: Path | None = None, progress: Progress | None = None
+    features: Features,
+    signals: Signals,
+    asked: np.ndarray,
+    config: AlignConfig,
+    *,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+    threads: int = 1,
 ) -> Fitted:
     """Train on ``signals`` (a training part) with ``asked[i]`` (text dim) the vector of its query i.
 
-    With a ``folder`` it checkpoints there and resumes from there.
+    With a ``folder`` it checkpoints there and resumes from there. A step is many small products: more ``threads`` gain
+    little, and lose far more where another process is busy (`pinhole bench align` prints both).
     """
     run = _Run(find_start(features, signals, asked, config), features, signals, asked, config)
     kept = folder / "training.safetensors" if folder else None
     if kept is not None and kept.exists():
         run.resume(kept)
-    while run.step < config.steps:
-        run.advance()
-        if kept is not None and run.step % CHECKPOINT_STEPS == 0:
-            run.keep(kept)
-        if progress is not None:
-            progress(run.step, config.steps)
+    with _computing_on(threads):
+        while run.step < config.steps:
+            run.advance()
+            if kept is not None and run.step % CHECKPOINT_STEPS == 0:
+                run.keep(kept)
+            if progress is not None:
+                progress(run.step, config.steps)
     return Fitted(run.space(), run.curve)
+
+
+@contextlib.contextmanager
+def _computing_on(threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 # -- the training -------------------------------------------------------------------------------
