@@ -60,7 +60,7 @@ class GraftConfig(Section):
     base: str = Field("pypi:smollm2-135m-instruct", description="pypi:NAME, hf:NAME or a folder: a causal LM")
     card: str = Field("#{k}{soft} {title}", description="how an item is written in a prompt, in lessons and in serving")
     card_words: int = Field(8, ge=0, description="words of the title on a card; 0 writes none")
-    seeing_steps: int = Field(560, ge=0, description="steps of the first stage: projector and LoRA learn to see")
+    seeing_steps: int = Field(575, ge=0, description="steps of the first stage: projector and LoRA learn to see")
     talking_steps: int = Field(220, ge=0, description="steps of the second stage: conversation and tools")
     replay: float = Field(0.4, ge=0, le=1, description="how much longer a row of the second stage is made by lessons of seeing")
     lora_rank: int = Field(16, ge=1, description="rank of the LoRA on all linear layers")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -175,11 +176,19 @@ def test_training_never_sees_a_held_out_board(world: World) -> None:
 
 
 def test_groups_are_training_pictures_of_one_name_and_no_board(world: World) -> None:
+    free = next(i for i in world.train if not any(board.held for board in world.boards if i in board.pictures))
+    alone = replace(world.pictures[free], names=("lighthouse",))
+    world = replace(world, pictures=[alone if i == free else picture for i, picture in enumerate(world.pictures)])
     titles = {board.title for board in world.boards}
-    assert world.groups and not Seeing(world, random.Random(0), held=True).groups
+    lessons, exam = Seeing(world, random.Random(0)), Seeing(world, random.Random(0), held=True)
+    assert not exam.large and not exam.small
+    assert lessons.large and all(len(members) >= 3 for _, members in lessons.large)
+    assert [(group.title, members) for group, members in lessons.small] == [("lighthouse", [free])]
     for group, members in world.groups:
-        assert group.title not in titles and len(members) >= 3
+        assert group.title not in titles
         assert all(i in world.train and group.title in world.pictures[i].names for i in members)
+    themes = {lesson.answer: lesson for _ in range(300) if (lesson := lessons.theme())}
+    assert themes["lighthouse"].expect["items"] == [alone.id]
 
 
 def test_being_a_board_does_not_tell_the_theme(world: World) -> None:

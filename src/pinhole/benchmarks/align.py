@@ -7,6 +7,7 @@ a core busy, in turns. Nothing is written to the workspace.
 from __future__ import annotations
 
 import contextlib
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ def _task(workspace: Workspace, steps: int) -> _Task:
 
 @contextlib.contextmanager
 def _busy_process() -> Iterator[None]:
-    child = python("print(flush=True)\nwhile True: pass", stdout=-1)
+    child = python("print(flush=True)\nwhile True: pass", stdout=subprocess.PIPE)
     try:
         assert child.stdout is not None
         child.stdout.readline()

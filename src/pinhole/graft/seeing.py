@@ -19,11 +19,12 @@ from typing import Any
 
 from pinhole.graft.phrasings import Phrases
 from pinhole.graft.prompt import Message, Soft, ToolSchema, card, lines, system
-from pinhole.graft.world import Board, Drop, World
+from pinhole.graft.world import Board, Drop, Theme, World
 
 _CALL, _TITLE = 4.0, 2.0
 _SORTS = (("kind", 0.2), ("board", 0.34), ("concept", 0.87), ("name", 1.0))  # by what pictures are asked for; who has no name of a sort, by the next
-_GROUPS = 30  # at least so many of the groups are drawn from, where boards are few
+_GROUPS = 30  # at least so many groups of a size are drawn from, where boards are few
+_LARGE = 3  # pictures of a large group
 _TRIES = 8  # draws of a wrong name before a question is given up
 
 
@@ -74,7 +75,8 @@ class Seeing:
         self.classed = [i for i in self.pool if world.pictures[i].category in self.kinds]
         self.named = [i for i in self.pool if (world.concepts_of(i) if held else world.pictures[i].names)]
         self.boards = world.themed(held, 5 if held else 3)
-        self.groups = [] if held else world.groups
+        groups = [] if held else world.groups
+        self.large, self.small = ([group for group in groups if (len(group[1]) >= _LARGE) == large] for large in (True, False))
         self.leans: dict[int, float] = {}
         self.words: dict[int, str] = {}  # what the pictures of this scene lean on, and are asked by
         self.drops: dict[int, Drop] = {}  # what of them is not shown
@@ -152,7 +154,7 @@ class Seeing:
 
     def odd(self) -> Lesson | None:
         """Three of one board and a stranger, half the time of the same category but another board."""
-        themes = self.themes()
+        themes = self.themes(self.large)
         if not themes:
             return None
         board, inside = self.rng.choice(themes)
@@ -168,7 +170,7 @@ class Seeing:
 
     def theme(self) -> Lesson | None:
         """Five pictures of one board (in lessons also fewer) and five titles, two of the same category where there are so many."""
-        themes = self.themes()
+        themes = self.themes(self.large, self.small)
         if len(themes) < 5:
             return None
         board, inside = self.rng.choice(themes)
@@ -176,16 +178,17 @@ class Seeing:
         self._lean(lambda: dict.fromkeys(members, board.title))
         return self.titles(board, members)
 
-    def themes(self) -> list[tuple[Board, list[int]]]:
-        """What a question may be about: all boards, and of the groups others each time, as many as there are boards.
+    def themes(self, *groups: list[Theme]) -> list[Theme]:
+        """What a question may be about: all boards, and of each sort of groups others each time, as many as there are boards.
 
         There are more groups, and a title must not be likelier for being that of one.
         """
-        return [*self.boards, *self.rng.sample(self.groups, min(len(self.groups), max(_GROUPS, len(self.boards))))]
+        many = max(_GROUPS, len(self.boards))
+        return [*self.boards, *(theme for sort in groups for theme in self.rng.sample(sort, min(len(sort), many)))]
 
     def titles(self, board: Board, members: list[int]) -> Lesson | None:
         shown = set(members)
-        others = [other for other, inner in self.themes() if other.title != board.title and not shown & set(inner)]
+        others = [other for other, inner in self.themes(self.large, self.small) if other.title != board.title and not shown & set(inner)]
         near = [other.title for other in others if other.category == board.category]
         far = [other.title for other in others if other.category != board.category]
         titles = dict.fromkeys([board.title, *self.rng.sample(near, min(2, len(near)))])
@@ -230,11 +233,12 @@ class Seeing:
             yield first
             members = [self.world.at[id] for id in first.expect["items"]]
             if first.kind == "theme":  # the same pictures among other titles
-                board = next(board for board, _ in (*self.boards, *self.groups) if board.id == first.expect["board"])
+                board = next(board for board, _ in (*self.boards, *self.large, *self.small) if board.id == first.expect["board"])
                 yield from self._some([self.titles(board, members)])
             if not self.words:
                 yield from self._alone(self.rng.choice(members), members)
-                yield from self._some([self.pick(members, self.rng.randrange(len(members)))])
+                if len(members) > 1:
+                    yield from self._some([self.pick(members, self.rng.randrange(len(members)))])
 
     def _alone(self, i: int, members: Sequence[int] = ()) -> Iterator[Lesson]:
         """All kinds of questions about one picture, among ``members`` or by itself."""

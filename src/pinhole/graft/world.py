@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 _COMMON = 0.1  # a keyword on a larger share of the items tells too little to be a name
 _CONCEPT_AT_LEAST = 5  # training pictures that make a name something that can be learned
-_GROUP_AT_LEAST = 3  # training pictures that make a group of a name
 _KIND_AT_LEAST = 12  # training pictures that make a category a class
 
 
@@ -54,6 +53,9 @@ class Board:
     pictures: tuple[int, ...]
     held: bool
     category: str
+
+
+Theme = tuple[Board, list[int]]  # a board and those of its pictures that are meant
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ class World:
         pool = same if rng.random() < 0.5 and len(same) > 1 else self.pool(held)
         return rng.choice(pool)
 
-    def themed(self, held: bool, at_least: int) -> list[tuple[Board, list[int]]]:
+    def themed(self, held: bool, at_least: int) -> list[Theme]:
         """Boards with enough pictures of one pool. Training never sees a held-out board at all."""
         found = []
         for board in self.boards:
@@ -140,8 +142,8 @@ class World:
         return found
 
     @cached_property
-    def groups(self) -> list[tuple[Board, list[int]]]:
-        """Training pictures of one name, as if they were a board of that title: themes beyond those that people made boards of.
+    def groups(self) -> list[Theme]:
+        """Training pictures of one name (often one alone), as if they were a board of that title: themes beyond those that people made boards of.
 
         None of a held-out board: it must not be taught under another name.
         """
@@ -152,7 +154,7 @@ class World:
             for name in () if i in hidden else self.pictures[i].names:
                 bearing[name].append(i)
         kinds = {name: Counter(self.pictures[i].category for i in members).most_common(1)[0][0] for name, members in bearing.items()}
-        found = [(name, members) for name, members in sorted(bearing.items()) if name not in titles and len(members) >= _GROUP_AT_LEAST]
+        found = [(name, members) for name, members in sorted(bearing.items()) if name not in titles]
         return [(Board(f"name:{name}", name, tuple(members), False, kinds[name]), members) for name, members in found]
 
 
