@@ -168,9 +168,9 @@ class Asked:
 def build_align(
     catalogue: Catalogue, features: Features, config: Config, out: Path, progress: Callable[[int, int], None] | None = None
 ) -> dict[str, float]:
-    """The stage ``align``: train on the training part, write the space, every item's learned vector and the loss curve.
+    """The stage ``align``: train on the training part, write the space and the loss curve.
 
-    Writes ``space.*``, ``learned.npy`` (n, dim; picture and title), ``queries.*`` and ``curve.json``. A killed run
+    Writes ``space.*``, ``queries.*`` and ``curve.json``. A killed run
     resumes from its checkpoint in ``out``, which is removed at the end. Returns figures for the manifest.
     """
     from pinhole.vision.heads import fit
@@ -183,7 +183,6 @@ def build_align(
     fitted = fit(features, signals, vectors, config.align, folder=out, progress=progress)
     fitted.space.save(out)
     write_json(out / "curve.json", fitted.curve)
-    save_array(out / "learned.npy", learned_vectors(fitted.space, features))
     (out / "training.safetensors").unlink(missing_ok=True)
     ends = {f"loss.{end}": fitted.curve[place]["loss"] for end, place in (("first", 0), ("last", -1))}
     sizes = {"titles": int(features.has_text[signals.items].sum()), "boards": len(signals.boards), "queries": len(signals.queries)}
