@@ -24,7 +24,7 @@ from pinhole.graft.world import Board, Drop, Theme, World
 _CALL, _TITLE = 4.0, 2.0
 _SORTS = (("kind", 0.2), ("board", 0.34), ("concept", 0.87), ("name", 1.0))  # by what pictures are asked for; who has no name of a sort, by the next
 _GROUPS = 30  # at least so many groups of a size are drawn from, where boards are few
-_LARGE = 3  # pictures of a large group
+_LARGE = 3  # pictures of a large group, and of a board in lessons: three are needed to tell a stranger
 _TRIES = 8  # draws of a wrong name before a question is given up
 
 
@@ -74,7 +74,7 @@ class Seeing:
         self.kinds = set(world.categories)
         self.classed = [i for i in self.pool if world.pictures[i].category in self.kinds]
         self.named = [i for i in self.pool if (world.concepts_of(i) if held else world.pictures[i].names)]
-        self.boards = world.themed(held, 5 if held else 3)
+        self.boards = world.themed(held, 5 if held else _LARGE)
         groups = [] if held else world.groups
         self.large, self.small = ([group for group in groups if (len(group[1]) >= _LARGE) == large] for large in (True, False))
         self.leans: dict[int, float] = {}
@@ -179,7 +179,7 @@ class Seeing:
         return self.titles(board, members)
 
     def themes(self, *groups: list[Theme]) -> list[Theme]:
-        """What a question may be about: all boards, and of each sort of groups others each time, as many as there are boards.
+        """What a question may be about: all boards, and of each sort of groups others each time, as many as there are boards, or a few.
 
         There are more groups, and a title must not be likelier for being that of one.
         """
