@@ -98,6 +98,16 @@ def test_older_artefacts_and_leftovers_are_removed(shop: Path) -> None:
     assert texts == {"3", "4"}
 
 
+def test_a_pointer_half_renamed_leaves_nothing(shop: Path) -> None:
+    """Killed between sealing an artefact and pointing to it: the next run takes it as it is, and clears up."""
+    run(shop)
+    expected = contents(shop)
+    folder = shop / "artefacts" / "shards"
+    (folder / "LATEST").rename(folder / ".LATEST.4711")
+    assert run(shop) == {"shards": "an earlier artefact fits again", "sum": "fresh", "report": "fresh"}
+    assert contents(shop) == expected
+
+
 def test_what_another_artefact_in_use_was_made_from_stays(shop: Path) -> None:
     """``report`` is not rebuilt while ``shards`` changes three times: what it stands on is still there."""
     run(shop)

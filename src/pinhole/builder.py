@@ -22,7 +22,7 @@ from typing import Any
 from pinhole.errors import DiskFull, UnknownName
 from pinhole.memory import give_back
 from pinhole.meter import Meter
-from pinhole.workspace import Artefact, Workspace, digest, disk_errors
+from pinhole.workspace import Artefact, Workspace, digest, disk_errors, sweep
 
 Progress = Callable[[int, int], None]
 Track = Callable[[str], AbstractContextManager[Progress]]
@@ -106,6 +106,8 @@ def build(
     wanted = closure(names, stages)
     loop = _Loop(workspace, stages, track, log)
     with workspace.lock("pinhole build " + " ".join(names) if names else "pinhole build"):
+        for name in stages:  # of a build that was killed as it renamed a pointer
+            sweep(workspace.folder(name).glob(".*"))
         prints = {table: fingerprint(workspace, table) for table in dict.fromkeys(table for stage in wanted for table in stage.tables)}
         outside = {stage.name: stage.also(workspace) for stage in wanted}  # all of them first: what is wrong is said before hours of work
         return [loop.bring_up_to_date(stage, _recipe(workspace, stage, loop.current, prints, outside[stage.name])) for stage in wanted]
@@ -153,14 +155,14 @@ class _Loop:
         interrupted = part.is_dir() and any(part.iterdir())
         reason = "resuming an interrupted run" if interrupted else why(latest.manifest["recipe"] if latest else None, recipe)
         self.log(f"{stage.name}: {reason}")
-        _sweep(part)
+        sweep(part.rglob(".*"))  # an interrupted artefact ends equal to an undisturbed one
         with disk_errors(root), _foreign_disk_errors(root):
             given = {name: self.current[name] for name in stage.needs}
             out = self.workspace.start(stage.name, key)
             give_back()
             with Meter() as meter, self.track(stage.name) as progress:
                 figures = stage.run(Build(self.workspace, given, out, latest, progress, self.log))
-            _sweep(part)
+            sweep(part.rglob(".*"))
             seconds, peak = round(meter.seconds, 2), round(meter.peak_bytes / 1e9, 3)
             manifest = {"recipe": recipe, "reason": reason, "figures": figures, "seconds": seconds, "peak_memory_gb": peak}
             made = self.workspace.finish(stage.name, key, manifest)
@@ -211,16 +213,6 @@ def why(old: Recipe | None, new: Recipe) -> str:
 
 
 # -- folders ------------------------------------------------------------------------------------
-
-_TEMPORARY = re.compile(r"^\..+\.\d+$")  # what workspace.write_atomic leaves when it is killed before its rename
-
-
-def _sweep(part: Path) -> None:
-    """Remove half-written files, so that an interrupted artefact ends equal to an undisturbed one."""
-    if part.is_dir():
-        for path in part.rglob(".*"):
-            if _TEMPORARY.match(path.name) and path.is_file():
-                path.unlink()
 
 
 def _prune(workspace: Workspace, stage: str, key: str, stages: Mapping[str, Stage]) -> None:

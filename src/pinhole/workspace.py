@@ -21,10 +21,11 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,16 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+_TEMPORARY = re.compile(r"^\..+\.\d+$")  # what `write_atomic` leaves when it is killed before its rename
+
+
+def sweep(paths: Iterable[Path]) -> None:
+    """Remove those of ``paths`` that a killed :func:`write_atomic` left behind. For a writer that is alone there."""
+    for path in paths:
+        if _TEMPORARY.match(path.name) and path.is_file():
+            path.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:
