@@ -19,7 +19,7 @@ from pinhole.graft.model import Graft
 from pinhole.graft.prompt import Message, Soft
 from pinhole.graft.seeing import Lesson
 from pinhole.graft.talking import talking_lessons
-from pinhole.graft.train import fill_rows, seeing_lessons, train
+from pinhole.graft.train import fill_rows, new_graft, seeing_lessons, train
 from pinhole.graft.warm_start import warm_start
 from pinhole.workspace import read_json
 from toy_model import OWN, tiny_graft
@@ -41,6 +41,23 @@ def run(out: Path, config: GraftConfig = SETTINGS, stop_at: int | None = None) -
             raise Stop
 
     return graft, train(graft, world, OWN, config, out, progress)
+
+
+def test_a_base_converted_just_now_trains_like_one_that_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Making a model of a package draws random numbers, reading it again does not: neither may show in the graft."""
+    made = tiny_graft()
+
+    def load(draws: int) -> dict[str, torch.Tensor]:
+        def base(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
+            torch.rand(draws)
+            return made.lm, made.tokenizer
+
+        monkeypatch.setattr("pinhole.graft.train.load_base", base)
+        return new_graft(tiny_world(), SETTINGS).projector.state_dict()
+
+    first, later = load(1000), load(0)
+    assert first["inner.weight"].std() > 0
+    assert all(torch.equal(tensor, later[name]) for name, tensor in first.items())
 
 
 def test_resumed_equals_uninterrupted(tmp_path: Path) -> None:

@@ -54,8 +54,8 @@ _DROP = 0.6
 
 def new_graft(world: World, config: GraftConfig) -> Graft:
     """Base model and a projector of the right widths, with no training yet."""
-    torch.manual_seed(config.seed)
     lm, tokenizer = load_base(config.base, resolve_dtype(config.dtype))
+    torch.manual_seed(config.seed)  # after the base: converting one for the first time draws numbers too
     projector = Projector(world.vectors.shape[1], lm.config.hidden_size)
     return Graft(lm, tokenizer, projector, space=world.space, card=config.card, card_words=config.card_words)
 
