@@ -35,7 +35,7 @@ SIZES: dict[Size, dict[str, dict[str, Any]]] = {
     "default": {},
     "full": {
         "align": {"steps": 400},
-        "graft": {"seeing_steps": 1100, "talking_steps": 450},
+        "graft": {"seeing_steps": 880, "talking_steps": 450},
         "evaluate": {"splits": 8},
     },
 }

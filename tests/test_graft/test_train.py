@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from pinhole.config import GraftConfig
-from pinhole.errors import SpaceMismatch
+from pinhole.errors import SpaceMismatch, UsageError
 from pinhole.evaluation.answers import blinded, choose
 from pinhole.evaluation.seeing_exams import questions
 from pinhole.graft.model import Graft
@@ -96,7 +96,17 @@ def test_the_second_stage_sees_in_every_step() -> None:
         assert len(alone) == 2 and all(row.lessons and len(row.tokens) <= 384 for row in alone)
         kinds.clear()
         both = fill_rows(talk, graft.prompter, settings, see)
-        assert len(both) == 2 and all(len(row.tokens) <= 576 for row in both) and {"pick", "odd", "theme", "match"} & set(kinds)
+        assert [row.lessons for row in both[:2]] and all(len(row.tokens) <= 384 for row in both[:2])
+        assert len(both) == 4 and all(len(row.tokens) <= 192 for row in both[2:]) and {"pick", "odd", "theme", "match"} & set(kinds)
+
+
+def test_rows_too_short_for_a_lesson_are_said() -> None:
+    world, graft = tiny_world(), tiny_graft()
+    lessons = seeing_lessons(world, random.Random(0), 1.0)
+    with pytest.raises(UsageError, match=r"no lesson fits into 8 tokens \(\[graft\] row_tokens\)"):
+        fill_rows(lessons, graft.prompter, SETTINGS.model_copy(update={"row_tokens": 8}))
+    settings = SETTINGS.model_copy(update={"replay": 0.01})
+    assert len(fill_rows(lessons, graft.prompter, settings, lessons)) == 2, "a replay too short for a lesson has none"
 
 
 def noted(lessons: Iterator[Lesson], kinds: list[str]) -> Iterator[Lesson]:

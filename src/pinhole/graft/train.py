@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 
 _MISSES = 4  # lessons in turn that do not fit a row any more, until it counts as full
+_TRIES = 100  # … and until it stays empty
 
 # How far pictures may lean on their names (at most this share of the token) by the progress of the stage of seeing.
 _LEAN = ((0.08, 0.14, 0.5), (1.0, 0.6, 0.0))
@@ -61,29 +62,31 @@ def new_graft(world: World, config: GraftConfig) -> Graft:
 
 
 def fill_rows(lessons: Iterator[Lesson], prompter: Prompter, config: GraftConfig, beside: Iterator[Lesson] | None = None) -> list[Row]:
-    """``batch_rows`` rows full of lessons, each made longer by ``replay`` with lessons of another stream ``beside``."""
-    rows = []
-    for _ in range(config.batch_rows):
-        row = Row()
-        _fill(row, lessons, prompter, config.row_tokens)
-        if beside is not None:
-            _fill(row, beside, prompter, int(config.row_tokens * (1 + config.replay)))
-        rows.append(row)
+    """``batch_rows`` rows full of lessons, then as many of another stream ``beside``, by ``replay`` as long.
+
+    Raises :class:`UsageError` where the rows are too short for ``lessons``.
+    """
+    rows = [_filled(lessons, prompter, config.row_tokens) for _ in range(config.batch_rows)]
+    if not any(row.lessons for row in rows):
+        raise UsageError(f"no lesson fits into {config.row_tokens} tokens", where="[graft] row_tokens", fix="the default is 512")
+    if beside is not None:
+        rows += [_filled(beside, prompter, int(config.row_tokens * config.replay)) for _ in range(config.batch_rows)]
     return [row for row in rows if row.lessons]
 
 
-def _fill(row: Row, lessons: Iterator[Lesson], prompter: Prompter, tokens: int) -> None:
+def _filled(lessons: Iterator[Lesson], prompter: Prompter, tokens: int) -> Row:
     """Draw lessons until a few in turn did not fit. One that would fit no row is passed over."""
-    misses = 0
+    row, misses = Row(), 0
     for lesson in lessons:
         prompt = prompter.render(lesson.messages, generate=False)
         if len(row.tokens) + row.cost(prompt) <= tokens:
             misses = 0
             row.add(prompt, lesson.weight)
-        elif row.lessons:
-            misses += 1
-            if misses == _MISSES:
-                return
+            continue
+        misses += 1
+        if misses == (_MISSES if row.lessons else _TRIES):
+            break
+    return row
 
 
 def seeing_lessons(world: World, rng: random.Random, progress: float) -> Iterator[Lesson]:
