@@ -109,6 +109,8 @@ def test_figures_are_written_from_the_last_line(tmp_path: Path, monkeypatch: pyt
     both = readme_figures.block({"default": measured, "full": {**measured, "figures": {"see.pick.accuracy": 0.6}, "stages": {}}})
     assert "| `see.pick.accuracy` | Which of the four is it? | **.500** .450 – .550, n 1,300 | blind .260 | **.600** |  |" in both
     assert "| First word of an answer | **44 ms** |  |  |  |" in both and "| `embed` | 1 min 01 s | 1.2 GB |  |  |" in both
+    later = readme_figures.again('{"see.pick.accuracy": 0.7, "name": "x"}', measured)
+    assert later["figures"] == {"see.pick.accuracy": 0.7} and later["stages"] == stages, "asked again: the build cost what it cost"
     filled = readme_figures.fill(README, block)
     assert block in filled and readme_figures.fill(filled, block) == filled and filled.startswith("# Pinhole")
     assert filled.partition(readme_figures.END)[2] == README.partition(readme_figures.END)[2]

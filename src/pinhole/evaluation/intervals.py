@@ -5,6 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
+DRAWS = 2000
+
 
 def wilson(right: int, n: int) -> tuple[float, float]:
     """Wilson's score interval of a share (Wilson 1927)."""
@@ -22,3 +26,25 @@ def share(key: str, right: Sequence[bool]) -> dict[str, float]:
         return {f"{key}.n": 0}
     low, high = wilson(sum(right), len(right))
     return {key: sum(right) / len(right), f"{key}.n": len(right), f"{key}.low": low, f"{key}.high": high}
+
+
+def clustered(key: str, right: Sequence[bool], clusters: Sequence[str], seed: int = 0) -> dict[str, float]:
+    """A share whose questions are about few things, each asked about many times: ``clusters`` says which; they are resampled whole.
+
+    With ``key.clusters``, how many there are. One alone says nothing of others: its interval is everything.
+    """
+    if not right:
+        return {f"{key}.n": 0}
+    count = len(set(clusters))
+    low, high = np.quantile(resampled(np.array([right], float), clusters, seed), (0.025, 0.975)) if count > 1 else (0.0, 1.0)
+    return {key: sum(right) / len(right), f"{key}.n": len(right), f"{key}.clusters": count, f"{key}.low": float(low), f"{key}.high": float(high)}
+
+
+def resampled(values: np.ndarray, clusters: Sequence[str], seed: int) -> np.ndarray:
+    """(rows, DRAWS) means of (rows, n) values, clusters drawn with replacement: the cluster bootstrap (Davison and Hinkley 1997, ch. 3.8)."""
+    _, number = np.unique(np.array(clusters), return_inverse=True)
+    count = number.max() + 1
+    sums = np.stack([np.bincount(number, row, count) for row in values])  # (rows, clusters)
+    sizes = np.bincount(number, minlength=count)
+    chosen = np.random.default_rng(seed).integers(0, count, (DRAWS, count))
+    return np.asarray(sums[:, chosen].sum(2) / sizes[chosen].sum(1))

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pinhole.config import Config
+from pinhole.evaluation.intervals import resampled
 from pinhole.retrieval.fusion import recall_at
 from pinhole.retrieval.scores import Scorer
 from pinhole.retrieval.trials import Asking, held_trials, inner_trials, like_columns, text_columns, word_columns
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 K = 10
 BLENDS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 10.0)  # of titles against pictures
-DRAWS = 2000
 Progress = Callable[[int, int], None]
 
 
@@ -62,7 +62,7 @@ class Results:
         if not n:
             return {f"{key}.n": 0}
         out: dict[str, float] = {f"{key}.n": n, f"{key}.clusters": len(set(self.cluster))}
-        drawn = dict(zip(self.recalls, _bootstrap(np.array(list(self.recalls.values())), self.cluster, seed), strict=True))
+        drawn = dict(zip(self.recalls, resampled(np.array(list(self.recalls.values())), self.cluster, seed), strict=True))
         for name, values in self.recalls.items():
             out |= {f"{key}.{name}": float(np.mean(values)), f"{key}.{name}.n": n, **_ends(f"{key}.{name}", drawn[name])}
         out |= _ends(key, drawn["tuned"])
@@ -190,13 +190,3 @@ def _recall(scores: np.ndarray, asked: Sequence[Asking]) -> np.ndarray:
 def _share(weights: np.ndarray) -> float:
     """The learned column's share of all weight."""
     return float(weights[0] / max(weights.sum(), 1e-9))
-
-
-def _bootstrap(values: np.ndarray, clusters: Sequence[str], seed: int) -> np.ndarray:
-    """(rows, DRAWS) means of (rows, n) values, clusters drawn with replacement."""
-    _, number = np.unique(np.array(clusters), return_inverse=True)
-    count = number.max() + 1
-    sums = np.stack([np.bincount(number, row, count) for row in values])  # (rows, clusters)
-    sizes = np.bincount(number, minlength=count)
-    chosen = np.random.default_rng(seed).integers(0, count, (DRAWS, count))
-    return np.asarray(sums[:, chosen].sum(2) / sizes[chosen].sum(1))

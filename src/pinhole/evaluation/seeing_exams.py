@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from pinhole.evaluation.answers import blinded, choose
-from pinhole.evaluation.intervals import share
+from pinhole.evaluation.intervals import clustered, share
 from pinhole.graft.model import Graft
 from pinhole.graft.seeing import Lesson, Seeing
 from pinhole.graft.world import World
@@ -73,7 +73,7 @@ def seeing_exams(
         asked = questions(world, kind, n, seed)
         said = choose(graft, asked)
         blind = choose(graft, [blinded(lesson, world.mean) for lesson in asked])
-        figures |= share(key, [lesson.answer == answer for lesson, answer in zip(asked, said, strict=True)])
+        figures |= _share(key, asked, [lesson.answer == answer for lesson, answer in zip(asked, said, strict=True)])
         figures |= {f"{key}.blind": _mean([lesson.answer == answer for lesson, answer in zip(asked, blind, strict=True)])}
         figures[f"{key}.chance"] = chance or _largest([lesson.answer for lesson in asked])
         if kind == "category":
@@ -89,7 +89,14 @@ def seeing_exams(
 def _new_boards(key: str, world: World, asked: Sequence[Lesson], said: Sequence[str]) -> dict[str, float]:
     """The same score on boards that training never showed as boards. (Other pictures of theirs may be training items, with names of their own.)"""
     new = {board.id for board in world.boards if board.held}
-    return share(f"{key}.new", [lesson.answer == answer for lesson, answer in zip(asked, said, strict=True) if lesson.expect["board"] in new])
+    about = [(lesson, lesson.answer == answer) for lesson, answer in zip(asked, said, strict=True) if lesson.expect["board"] in new]
+    return _share(f"{key}.new", [lesson for lesson, _ in about], [right for _, right in about])
+
+
+def _share(key: str, asked: Sequence[Lesson], right: Sequence[bool]) -> dict[str, float]:
+    """Questions about boards are many, the boards few: what is told of other boards depends on those."""
+    boards = [lesson.expect["board"] for lesson in asked if "board" in lesson.expect]
+    return clustered(key, right, boards) if boards else share(key, right)
 
 
 def probe(world: World, asked: Sequence[Lesson]) -> float:

@@ -166,7 +166,9 @@ class Seeing:
         self._lean(lambda: dict.fromkeys(three, board.title) | {stranger: self.name_of(stranger)})
         self.rng.shuffle(members)
         references = [f"#{k}" for k in range(1, 5)]
-        return self.lesson("odd", members, self.say.seeing("odd"), references[members.index(stranger)], references)
+        lesson = self.lesson("odd", members, self.say.seeing("odd"), references[members.index(stranger)], references)
+        lesson.expect["board"] = board.id
+        return lesson
 
     def theme(self) -> Lesson | None:
         """Five pictures of one board (in lessons also fewer) and five titles, two of the same category where there are so many."""
