@@ -35,7 +35,7 @@ def test_every_figure_of_the_exams_is_named(graft: Any, world: Any) -> None:
     figures, _ = graft_exams(graft, [Oracle()], world, OWN, CONFIG)
     for key, value in figures.items():
         whole, _, part = key.rpartition(".")
-        assert key in NAMED or (whole in NAMED and part in ("n", "low", "high", *MARKS)), key
+        assert key in NAMED or (whole in NAMED and part in ("n", "low", "high", "clusters", *MARKS)), key
         assert isinstance(value, (int, float)) and value == value
         if key.endswith(".low"):
             assert value <= figures[whole] <= figures[f"{whole}.high"]

@@ -35,9 +35,10 @@ def clustered(key: str, right: Sequence[bool], clusters: Sequence[str], seed: in
     """
     if not right:
         return {f"{key}.n": 0}
-    count = len(set(clusters))
+    count, mean = len(set(clusters)), sum(right) / len(right)
     low, high = np.quantile(resampled(np.array([right], float), clusters, seed), (0.025, 0.975)) if count > 1 else (0.0, 1.0)
-    return {key: sum(right) / len(right), f"{key}.n": len(right), f"{key}.clusters": count, f"{key}.low": float(low), f"{key}.high": float(high)}
+    ends = {f"{key}.low": min(mean, float(low)), f"{key}.high": max(mean, float(high))}  # rounding may not part a share from its bound
+    return {key: mean, f"{key}.n": len(right), f"{key}.clusters": count, **ends}
 
 
 def resampled(values: np.ndarray, clusters: Sequence[str], seed: int) -> np.ndarray:
