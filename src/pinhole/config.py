@@ -6,6 +6,7 @@ full name; every default is written out, commented, by :func:`commented`.
 
 from __future__ import annotations
 
+import math
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +31,7 @@ class CatalogueConfig(Section):
 class VisionConfig(Section):
     image_encoder: str = Field("pypi:efficientnet-lite0", description="pypi:NAME, hf:NAME, timm:NAME or open_clip:NAME")
     text_encoder: str = Field("pypi:all-minilm-l6-v2", description="pypi:NAME or hf:NAME")
+    grid: int = Field(0, ge=0, le=64, description="cells kept along each side of a picture, for [graft] tokens_per_item above 1; 0 keeps none")
     workers: int = Field(0, ge=0, description="encoding processes; 0 = one per core")
     max_pixels: int = Field(100_000_000, gt=0, description="larger images are rejected before they are decoded")
 
@@ -66,6 +68,7 @@ class GraftConfig(Section):
     lora_rank: int = Field(16, ge=1, description="rank of the LoRA on all linear layers")
     lora_learning_rate: float = Field(1.5e-3, gt=0, description="AdamW; warm-up, plateau, linear decay over both stages")
     projector_learning_rate: float = Field(2e-5, gt=0, description="AdamW; warm-up, plateau, linear decay over both stages")
+    tokens_per_item: Literal[1, 4, 16] = Field(1, description="soft tokens of a picture, at most: 4 and 16 need [vision] grid = 2 and 4, or more")
     row_tokens: int = Field(512, ge=64, description="tokens of a packed row of lessons")
     batch_rows: int = Field(2, ge=1, description="packed rows in a step; each core reads its own")
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto = bfloat16 where the CPU or GPU has it")
@@ -118,9 +121,9 @@ def load(path: Path) -> Config:
 
 
 def parse(data: dict[str, Any], *, where: str) -> Config:
-    """Check a mapping against the models above."""
+    """Check a mapping against the models above, and its settings against each other."""
     try:
-        return Config.model_validate(data)
+        return _together(Config.model_validate(data), where)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -129,6 +132,16 @@ def parse(data: dict[str, Any], *, where: str) -> Config:
             known = ", ".join(sorted(type(section).model_fields))
             raise ConfigError(f"unknown setting `{key}`", where=where, fix=f"known here: {known}") from None
         raise ConfigError(f"`{key}` = {first['input']!r}: {first['msg'].lower()}", where=where) from None
+
+
+def _together(config: Config, where: str) -> Config:
+    edge = math.isqrt(config.graft.tokens_per_item)
+    if config.vision.grid < edge > 1:
+        what = f"`graft.tokens_per_item` = {config.graft.tokens_per_item} and `vision.grid` = {config.vision.grid} do not go together"
+        raise ConfigError(
+            what, where=where, fix=f"set [vision] grid = {edge}, or more: the cells that make the tokens are kept when pictures are embedded"
+        )
+    return config
 
 
 def changed(text: str, settings: dict[str, Any], *, where: str) -> str:

@@ -87,7 +87,8 @@ def _embed(job: Build) -> dict[str, Any]:
 
     vision = job.workspace.config.vision
     before = job.previous.path if job.previous else None
-    stats = precompute(_catalogue(job), vision.image_encoder, vision.text_encoder, job.out, before, vision.workers, job.progress, vision.max_pixels)
+    encoders, limits = (vision.image_encoder, vision.text_encoder), (vision.max_pixels, vision.grid)
+    stats = precompute(_catalogue(job), *encoders, job.out, before, vision.workers, job.progress, *limits)
     return stats.figures()
 
 
@@ -123,9 +124,10 @@ def _evaluate(job: Build) -> dict[str, Any]:
 
     config, tools, grafted = job.workspace.config, Toolbox().schemas, job.inputs["graft"]
     catalogue, features, space = _catalogue(job), _features(job), _space(job)
-    world = build_world(catalogue, features, space, Split(config.catalogue), config.catalogue.category)
     graft = Graft.load(grafted.path)
     graft.check_space(space.identity)
+    settings = config.catalogue
+    world = build_world(catalogue, features, space, Split(settings), settings.category, tokens_per_item=graft.nested[-1])
     parts = _parts(job.progress, 4)
     others = (
         lambda: _search_figures(job, catalogue, features, space, parts[1]),
@@ -181,6 +183,6 @@ STAGES: dict[str, Stage] = _named(
     Stage("embed", (), ("vision",), ("items",), 1, _embed, _encoders),
     Stage("align", ("embed",), ("align", "catalogue"), ("items", "boards", "queries"), 3, _align),
     Stage("index", ("embed", "align"), ("index", "align", "catalogue"), ("items", "boards", "queries"), 3, _index),
-    Stage("graft", ("embed", "align"), ("graft", "catalogue"), ("items", "boards"), 12, _graft, _base_and_tools),
+    Stage("graft", ("embed", "align"), ("graft", "catalogue"), ("items", "boards"), 13, _graft, _base_and_tools),
     Stage("evaluate", ("embed", "align", "index", "graft"), ("evaluate", "catalogue"), ("items", "boards", "queries"), 8, _evaluate),
 )

@@ -81,7 +81,7 @@ def open_assistant(workspace: Workspace) -> Assistant:
     searcher = open_searcher(workspace)
     graft = Graft.load(grafted.path)
     graft.check_space(searcher.space.identity)
-    shop = CatalogueShop(searcher.catalogue, searcher.features, searcher.space, searcher, workspace.config)
+    shop = CatalogueShop(searcher.catalogue, searcher.features, searcher.space, searcher, workspace.config, graft.nested[-1])
     engine = LocalEngine(graft, waiting=workspace.config.serve.queue)
     toolbox = Toolbox()
     engine.warm(toolbox.schemas)
@@ -97,8 +97,9 @@ def open_world(workspace: Workspace) -> World:
     from pinhole.vision.features import Features
 
     space, features = Space.load(workspace.need("align").path), Features.load(workspace.need("embed").path)
-    split = Split(workspace.config.catalogue)
-    return build_world(need_items(workspace), features, space, split, workspace.config.catalogue.category)
+    config = workspace.config
+    split, each = Split(config.catalogue), config.graft.tokens_per_item
+    return build_world(need_items(workspace), features, space, split, config.catalogue.category, tokens_per_item=each)
 
 
 def thumbnails(workspace: Workspace) -> Callable[[str], bytes | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,7 @@ def test_a_model_that_knows_everything_gets_all_and_blind_gets_less(world: Any, 
         return [lesson.choices[0] if blind else lesson.answer for lesson, blind in zip(lessons, dark, strict=True)]
 
     monkeypatch.setattr(exams, "choose", knows)
-    figures, _ = seeing_exams(None, world, 40, seed=0)  # type: ignore[arg-type]
+    figures, _ = seeing_exams(SimpleNamespace(nested=(1,)), world, 40, seed=0)  # type: ignore[arg-type]
     for key in EXAMS:
         assert figures[key] == 1 and figures[f"{key}.blind"] < 0.8
 

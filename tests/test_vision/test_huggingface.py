@@ -74,7 +74,7 @@ def test_images(make: Callable[[Path], Any], tmp_path: Path) -> None:
     got = encoder.encode(pixels)
     assert got.shape == (5, encoder.dim)
     assert close(got, right)
-    facts = json.loads((runtime.folder_of(encoder.identity) / "encoder.json").read_text())
+    facts = json.loads((runtime.folder_of(encoder.identity) / "vectors.json").read_text())
     assert facts["runtime"] == "onnx"
 
 

@@ -13,7 +13,7 @@ import binascii
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -216,7 +216,7 @@ class Transcript:
         shown = [self._thing(part) for part in said.parts if not isinstance(part, str)]
         text = LINK.sub(self._known, said.text).strip()
         if len(shown) > CARDS:
-            parts: list[Part] = [thing.soft for thing in shown if thing.soft is not None]
+            parts: list[Part] = [replace(thing.soft, cells=None) for thing in shown if thing.soft is not None]  # a token each
         else:
             parts = list(lines([self.card(self.number(thing)) for thing in shown]))
         if text:

@@ -131,6 +131,7 @@ class Assistant:
         max_tokens: int | None = None,
         temperature: float | None = None,
         seed: int | None = None,
+        tokens_per_item: int | None = None,
     ) -> Iterator[Event]:
         """Answer the last message; the conversation then holds the answer too. ``tools`` are the client's own.
 
@@ -140,7 +141,8 @@ class Assistant:
         if clash := [tool["name"] for tool in tools if tool["name"] in self.toolbox]:
             raise UsageError(f"`{clash[0]}` is a built-in tool", where="tools", fix="give yours another name")
         transcript = self._memory.open(conversation, lambda: Transcript(self.shop, self.engine.card))
-        options = {"max_tokens": max_tokens or self.config.max_tokens, "temperature": temperature or 0.0, "seed": seed or 0}
+        options: dict[str, Any] = {"max_tokens": max_tokens or self.config.max_tokens, "temperature": temperature or 0.0, "seed": seed or 0}
+        options["tokens_per_item"] = tokens_per_item
         turn = _Turn(self, transcript, tuple(tools), tool_choice, options, cancelled)
         yield from turn.run()
         finished = turn.finished

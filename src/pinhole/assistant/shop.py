@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ import numpy as np
 
 from pinhole.assistant.tools import Thing
 from pinhole.graft.prompt import Soft
+from pinhole.graft.world import patches
+from pinhole.vision.grid import apart
 
 if TYPE_CHECKING:
     from pinhole.catalogue.store import Catalogue
@@ -56,8 +59,10 @@ def nearest(name: str, known: Sequence[str]) -> tuple[str, list[str]]:
 class CatalogueShop:
     """A :class:`~pinhole.assistant.tools.Shop` over a built workspace. Any number of threads may use it."""
 
-    def __init__(self, catalogue: Catalogue, features: Features, space: Space, searcher: Searcher, config: Config) -> None:
+    def __init__(self, catalogue: Catalogue, features: Features, space: Space, searcher: Searcher, config: Config, tokens_per_item: int = 1) -> None:
         self.catalogue, self.features, self._space, self.searcher, self.config = catalogue, features, space, searcher, config
+        self.tokens_per_item = tokens_per_item  # at most: what the model reads
+        self._patches = patches(features, np.arange(len(features)), tokens_per_item)
         self.results = config.assistant.results
         self._encoder: Any = None
         self._guard = threading.Lock()
@@ -128,9 +133,10 @@ class CatalogueShop:
                 from pinhole.vision.encoders import image_encoder
 
                 self._encoder = image_encoder(self.features.image_encoder.spec)
-        image = self._encoder.encode_bytes([data], self.config.vision.max_pixels)
+        pixels, edge = self._encoder.decode(data, self.config.vision.max_pixels)[None], math.isqrt(self.tokens_per_item)
+        image, cells = (self._encoder.encode(pixels), None) if edge == 1 else self._encoder.encode_grid(pixels, edge)
         key = f"{self.space}:sent:{hashlib.sha256(data).hexdigest()}"
-        return Thing(None, "", Soft(key, self._content(image)[0]), image[0])
+        return Thing(None, "", Soft(key, self._content(image)[0], cells=None if cells is None else apart(cells, edge)[0]), image[0])
 
     # -- vectors --------------------------------------------------------------------------------
 
@@ -141,7 +147,8 @@ class CatalogueShop:
         if not rows:
             return {}
         content = self._content(np.asarray(self.features.image[list(rows.values())], dtype=np.float32))
-        return {id: Soft(f"{self.space}:{id}", vector) for id, vector in zip(rows, content, strict=True)}
+        cells = self._patches(list(rows.values())) if self._patches else [None] * len(rows)
+        return {id: Soft(f"{self.space}:{id}", vector, cells=some) for id, vector, some in zip(rows, content, cells, strict=True)}
 
     def _rows(self) -> dict[str, int]:
         if not hasattr(self, "_row"):

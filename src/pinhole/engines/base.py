@@ -94,6 +94,7 @@ class Engine(Protocol):
         call_tokens: int = 96,
         temperature: float = 0.0,
         seed: int = 0,
+        tokens_per_item: int | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Stream:
         """Answer the last message, in text or with one call.
@@ -102,6 +103,6 @@ class Engine(Protocol):
         ``tools``. ``tool_choice`` is "auto", "none", "required" or a tool's name. Text ends at ``max_tokens``; a call at
         ``call_tokens`` is closed by its grammar, so that it is valid all the same. Raises
         :class:`~pinhole.errors.PromptTooLong`, :class:`~pinhole.errors.Busy`, and
-        :class:`~pinhole.errors.UsageError` for tools that no grammar can be made of; all at once,
-        not at the first event.
+        :class:`~pinhole.errors.UsageError` for tools that no grammar can be made of, and for a number of soft tokens a
+        picture that the graft does not read (its own default: the most it does); all at once, not at the first event.
         """

@@ -22,7 +22,8 @@ TAIL = 8  # a sequence that would lose no more than this is continued in place, 
 
 def soft_identity(soft: Soft) -> int:
     """A negative number that stands for a picture in a sequence (keyed 64-bit hash, one sign bit of it)."""
-    return hash((soft.key, soft.vector.dtype.str, soft.vector.tobytes())) | -(1 << 63)
+    cells = b"" if soft.cells is None else soft.cells.tobytes()
+    return hash((soft.key, soft.vector.dtype.str, soft.vector.tobytes(), cells)) | -(1 << 63)
 
 
 def sequence(prompt: Prompt) -> np.ndarray:

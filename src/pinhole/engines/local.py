@@ -99,6 +99,7 @@ class LocalEngine:
         call_tokens: int = 96,
         temperature: float = 0.0,
         seed: int = 0,
+        tokens_per_item: int | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Events:
         """See :class:`~pinhole.engines.base.Engine`."""
@@ -106,15 +107,17 @@ class LocalEngine:
         if min(max_tokens, call_tokens) < 1:
             raise UsageError(f"max_tokens is {min(max_tokens, call_tokens)}", fix="ask for one token at least")
         grammar = self._vocabulary.grammar(tools, tool_choice)
-        prompt = self.prompt(messages, tools)
+        prompt = self.prompt(messages, tools, tokens_per_item)
         room = self.context - len(prompt.tokens)
         settings = Settings(min(max_tokens, room), min(call_tokens, room), temperature, seed)
         answer = Answer(prompt, sequence(prompt), settings, grammar, cancelled, began)
         self._queue.submit(answer)
         return Events(answer)
 
-    def prompt(self, messages: Sequence[Message], tools: Sequence[ToolSchema] = ()) -> Prompt:
+    def prompt(self, messages: Sequence[Message], tools: Sequence[ToolSchema] = (), tokens_per_item: int | None = None) -> Prompt:
         """What the model will read. Raises :class:`PromptTooLong` with both numbers."""
+        if tokens_per_item is not None:
+            self.graft.check_tokens(tokens_per_item)
         if not messages or not any(part for message in messages for part in message.parts):
             raise UsageError("nothing to answer", where="messages", fix="say something")
         characters = sum(len(message.text) for message in messages)
@@ -124,7 +127,7 @@ class LocalEngine:
             )
         if messages[0].role != "system":
             messages = [self.graft.system(tools), *messages]
-        prompt = self.graft.prompter.render(messages)
+        prompt = self.graft.prompter.render(messages, tokens_per_item=tokens_per_item)
         if (tokens := len(prompt.tokens)) >= self.context:
             raise PromptTooLong(f"the prompt has {tokens:,} tokens, the model reads {self.context:,}", where=self.name, fix="send less")
         return prompt

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ import torch
 from pinhole.graft.fast import fast_rows
 from pinhole.graft.model import Graft
 from pinhole.graft.packing import Row, batches
-from pinhole.graft.prompt import Message, Soft
+from pinhole.graft.prompt import Message, Part, Soft
 from pinhole.graft.scoring import answer_scores
 from pinhole.graft.seeing import Lesson
 
@@ -26,20 +27,31 @@ ROWS = 4
 
 def blinded(lesson: Lesson, mean: np.ndarray) -> Lesson:
     """The same question with every picture replaced by the mean one."""
-    same = Soft("mean", mean)
-    messages = tuple(Message(m.role, tuple(same if isinstance(part, Soft) else part for part in m.parts)) for m in lesson.messages)
+
+    def dark(part: Part) -> Part:
+        if not isinstance(part, Soft):
+            return part
+        return Soft("mean", mean, cells=None if part.cells is None else np.zeros_like(part.cells))
+
+    messages = tuple(Message(m.role, tuple(map(dark, m.parts))) for m in lesson.messages)
     return replace(lesson, messages=messages)
 
 
 @torch.inference_mode()
-def choose(graft: Graft, lessons: Sequence[Lesson], progress: Callable[[int, int], None] | None = None) -> list[str]:
-    """For each lesson the choice whose tokens (with the end of turn) have the largest log-probability."""
+def choose(
+    graft: Graft, lessons: Sequence[Lesson], progress: Callable[[int, int], None] | None = None, *, tokens_per_item: int | None = None
+) -> list[str]:
+    """For each lesson the choice whose tokens (with the end of turn) have the largest log-probability.
+
+    Pictures are of as many soft tokens as the graft reads at most, or of ``tokens_per_item``.
+    """
+    render = partial(graft.prompter.render, generate=False, tokens_per_item=tokens_per_item)
     rows: list[Row] = []
     places: list[tuple[int, str, Row, list[int]]] = []
     asked: dict[tuple[tuple[int | str, ...], ...], int] = {}  # to a blind model many questions are the same
     same: list[int] = []
     for number, lesson in enumerate(lessons):
-        prompts = [graft.prompter.render((*lesson.messages[:-1], Message.of("assistant", choice)), generate=False) for choice in lesson.choices]
+        prompts = [render((*lesson.messages[:-1], Message.of("assistant", choice))) for choice in lesson.choices]
         same.append(asked.setdefault(tuple(prompt.keys() for prompt in prompts), number))
         if same[-1] != number:
             continue

@@ -53,7 +53,7 @@ GROUPS: dict[str, tuple[str, str, dict[str, Named]]] = {
     ),
     "see": (
         "Seeing",
-        "Questions about pictures never trained on, each one soft token, with title and attributes hidden.",
+        "Questions about pictures never trained on, with title and attributes hidden.",
         {
             "see.category.accuracy": Named("What kind of thing is it?", "one picture, every category of the catalogue to choose from"),
             "see.pick.accuracy": Named("Which of the four is it?", "four pictures and a name"),
@@ -67,6 +67,21 @@ GROUPS: dict[str, tuple[str, str, dict[str, Named]]] = {
             "board.theme.accuracy": Named("What do they share?", "five pictures of one board, five titles"),
             "board.theme.accuracy.new": Named("… on new boards", "boards that training never showed as boards"),
             "board.odd_one_out.accuracy": Named("Which one is the stranger?", "three pictures of one board and one of another"),
+        },
+    ),
+    "nested": (
+        "Fewer tokens a picture",
+        "The same questions to the same model, with each picture pooled to fewer soft tokens.",
+        {
+            f"nested.{count}.{key}": Named(f"{label} {count} token{'s' if count > 1 else ''} a picture")
+            for count in (1, 4)
+            for key, label in (
+                ("see.category.accuracy", "What kind of thing is it?"),
+                ("see.pick.accuracy", "Which of the four is it?"),
+                ("see.match.accuracy", "Is it this?"),
+                ("board.theme.accuracy", "What do they share?"),
+                ("board.odd_one_out.accuracy", "Which one is the stranger?"),
+            )
         },
     ),
     "tools": (

@@ -80,6 +80,9 @@ def seeing_exams(
             figures[f"{key}.probe"] = probe(world, asked)
         if kind == "theme":
             figures |= _new_boards(key, world, asked, said)
+        for count in graft.nested[:-1]:  # the same model with fewer tokens a picture
+            fewer = choose(graft, asked, tokens_per_item=count)
+            figures |= _share(f"nested.{count}.{key}", asked, [lesson.answer == answer for lesson, answer in zip(asked, fewer, strict=True)])
         answered += zip(asked, said, strict=True)
         if progress:
             progress(step + 1, len(EXAMS))

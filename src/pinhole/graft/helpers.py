@@ -117,8 +117,9 @@ class _Helper(Child):
         self.number, self.gradient = number, torch.zeros(0)
 
     def send_rows(self, rows: Sequence[Row]) -> None:
-        vectors = [part.vector for row in rows for part in row.soft]
-        data = np.stack(vectors).astype(np.float32).tobytes() if vectors else b""
+        soft = [part for row in rows for part in row.soft]
+        arrays = [part.vector for part in soft] + [part.cells for part in soft if part.cells is not None]
+        data = b"".join(array.astype(np.float32).tobytes() for array in arrays)
         self.send({"rows": [_packed(row) for row in rows], "bytes": len(data)}, data)
 
     def answer(self) -> dict[str, float]:
@@ -131,12 +132,19 @@ class _Helper(Child):
 
 
 def _packed(row: Row) -> dict[str, Any]:
-    return {name: getattr(row, name) for name in _LISTS} | {"soft": [[part.key, part.word, part.lean] for part in row.soft]}
+    return {name: getattr(row, name) for name in _LISTS} | {"soft": [[part.key, part.word, part.lean, part.cells is not None] for part in row.soft]}
 
 
-def _unpacked(row: dict[str, Any], vectors: np.ndarray) -> Row:
-    soft = [Soft(key, vector, word, lean) for (key, word, lean), vector in zip(row["soft"], vectors, strict=True)]
-    return Row(**{name: row[name] for name in _LISTS}, soft=soft)
+def _unpacked(rows: Sequence[dict[str, Any]], numbers: np.ndarray, content_dim: int, cell_dim: int) -> list[Row]:
+    """The inverse of :func:`_packed`; ``numbers`` are the vectors of all rows' pictures, then their cells."""
+    split = sum(len(row["soft"]) for row in rows) * content_dim
+    vectors = iter(numbers[:split].reshape(-1, content_dim))
+    cells = iter(numbers[split:].reshape(-1, 1, cell_dim) if cell_dim else ())
+    found = []
+    for row in rows:
+        soft = [Soft(key, next(vectors), word, lean, cells=next(cells) if has else None) for key, word, lean, has in row["soft"]]
+        found.append(Row(**{name: row[name] for name in _LISTS}, soft=soft))
+    return found
 
 
 # -- the other end --------------------------------------------------------------------------------
@@ -160,13 +168,8 @@ class _Child:
 
     def do(self, message: dict[str, Any], data: bytes) -> dict[str, float]:
         self.learner.publish(self.weights)
-        vectors = np.frombuffer(data, np.float32)
-        if vectors.size:
-            vectors = vectors.reshape(sum(len(row["soft"]) for row in message["rows"]), -1)
-        rows, at = [], 0
-        for row in message["rows"]:
-            rows.append(_unpacked(row, vectors[at : at + len(row["soft"])]))
-            at += len(row["soft"])
+        projector = self.learner.graft.projector
+        rows = _unpacked(message["rows"], np.frombuffer(data, np.float32), projector.content_dim, projector.cell_dim)
         loss, weight = self.learner.gradient(rows, self.gradient)
         return {"loss": loss, "weight": weight}
 

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pinhole.errors import Corrupt, SpaceMismatch
+from pinhole.errors import Corrupt, SpaceMismatch, UsageError
 from pinhole.graft.base import hugging_face
 from pinhole.graft.projector import Projector
 from pinhole.graft.prompt import Message, Prompt, Prompter, Soft, ToolSchema, system
@@ -36,11 +36,14 @@ def resolve_dtype(name: str) -> torch.dtype:
 
 
 class Graft(nn.Module):
-    def __init__(self, lm: Any, tokenizer: Any, projector: Projector, *, space: str, card: str, card_words: int) -> None:
+    def __init__(
+        self, lm: Any, tokenizer: Any, projector: Projector, *, space: str, card: str, card_words: int, nested: Sequence[int] = (1,)
+    ) -> None:
         super().__init__()
         self.lm, self.tokenizer, self.projector = lm, tokenizer, projector
         self.space, self.card, self.card_words = space, card, card_words
-        self.prompter = Prompter(tokenizer)
+        self.nested = tuple(nested)  # how many soft tokens a picture may be, ascending: the most is what is served
+        self.prompter = Prompter(tokenizer, self.nested[-1])
 
     @property
     def context(self) -> int:
@@ -62,12 +65,27 @@ class Graft(nn.Module):
     def soft_tokens(self, soft: Sequence[Soft]) -> Tensor:
         """Vectors of n pictures → (n, hidden), in the language model's dtype."""
         vectors = torch.from_numpy(np.stack([part.vector for part in soft]).astype(np.float32))
-        tokens = self.projector(vectors.to(self.device))
+        tokens = self.projector(vectors.to(self.device), self._cells(soft))
         if any(part.lean for part in soft):
             lean = torch.tensor([[part.lean] for part in soft], device=self.device)
             words = torch.stack([self.word(part.word) if part.lean else torch.zeros_like(tokens[0]) for part in soft])
             tokens = torch.lerp(tokens, words, lean)
         return tokens.to(self.lm.dtype)
+
+    def _cells(self, soft: Sequence[Soft]) -> Tensor | None:
+        """(n, cell_dim), zero for pictures of one token; None where all are."""
+        if all(part.cells is None for part in soft):
+            return None
+        cells = np.zeros((len(soft), self.projector.cell_dim), np.float32)
+        for i, part in enumerate(soft):
+            if part.cells is not None:
+                cells[i] = part.cells[0]
+        return torch.from_numpy(cells).to(self.device)
+
+    def check_tokens(self, count: int) -> None:
+        """Raises :class:`UsageError` for a number of soft tokens a picture that this graft was not trained for."""
+        if count not in self.nested:
+            raise UsageError(f"{count} tokens a picture", where="tokens_per_item", fix=f"this graft reads {' or '.join(map(str, self.nested))}")
 
     @torch.no_grad()
     def word(self, text: str) -> Tensor:
@@ -102,8 +120,8 @@ class Graft(nn.Module):
         self.tokenizer.save_pretrained(folder)
         state = {name: tensor.detach().to(torch.float32).contiguous() for name, tensor in self.projector.state_dict().items()}
         save_file(state, folder / "projector.safetensors")
-        shape = {"content_dim": self.projector.content_dim, "hidden": self.projector.hidden, "width": self.projector.width}
-        write_json(folder / "graft.json", {"space": self.space, "card": self.card, "card_words": self.card_words, "projector": shape})
+        facts = {"space": self.space, "card": self.card, "card_words": self.card_words, "nested": self.nested, "projector": self.projector.shape}
+        write_json(folder / "graft.json", facts)
 
     @classmethod
     def load(cls, folder: Path, dtype: torch.dtype | None = None) -> Graft:
@@ -114,5 +132,6 @@ class Graft(nn.Module):
         missing, extra = projector.load_state_dict(load_file(folder / "projector.safetensors"), strict=False)
         if missing or extra:
             raise Corrupt(f"projector weights do not fit: missing {missing}, extra {extra}", where=str(folder), fix="run `pinhole build graft`")
-        graft = cls(lm, hf.AutoTokenizer.from_pretrained(folder), projector, space=meta["space"], card=meta["card"], card_words=meta["card_words"])
+        facts = {key: meta[key] for key in ("space", "card", "card_words", "nested")}
+        graft = cls(lm, hf.AutoTokenizer.from_pretrained(folder), projector, **facts)
         return graft.eval().to("cuda" if torch.cuda.is_available() else "cpu")

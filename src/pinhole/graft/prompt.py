@@ -9,6 +9,7 @@ the catalogue, or of tensors beyond carrying an item's vector along.
 from __future__ import annotations
 
 import json
+import math
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from pinhole.errors import ConfigError
+from pinhole.vision.grid import apart
 
 ToolSchema = Mapping[str, Any]
 
@@ -32,7 +34,8 @@ NOTHING = "results: none"
 class Soft:
     """One picture in a prompt. ``key`` names the vector for caches; ``vector`` is (content_dim,); ``item`` is whose picture it is, for people.
 
-    In early lessons the token leans on a ``word``: ``lean`` is the word's share of it, 0 everywhere else.
+    ``cells`` (edge · edge, cell_dim) tell what each part of the picture has that the whole has not; without them it is one token
+    whatever is asked. In early lessons the token leans on a ``word``: ``lean`` is the word's share of it, 0 everywhere else.
     """
 
     key: str
@@ -40,6 +43,14 @@ class Soft:
     word: str = ""
     lean: float = 0.0
     item: str = ""
+    cells: np.ndarray | None = None
+
+    def tokens(self, count: int) -> tuple[Soft, ...]:
+        """Itself, or one for each cell of its grid, pooled to ``count``: then each has one cell."""
+        if self.cells is None or count == 1:
+            return (self if self.cells is None else replace(self, cells=None),)
+        cells = apart(self.cells[None], math.isqrt(count))[0]
+        return tuple(replace(self, key=f"{self.key}/{count}.{j}", cells=cells[j : j + 1]) for j in range(count))
 
     def leaning(self, word: str, lean: float) -> Soft:
         return replace(self, key=f"{self.key}~{lean:.3f}~{word}", word=word, lean=lean) if word and lean > 0 else self
@@ -193,8 +204,8 @@ _MARK = re.compile("\ue000(\\d+)\ue001")
 class Prompter:
     """Messages → tokens, through the base model's own chat template."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, tokens_per_item: int = 1) -> None:
+        self.tokenizer, self.tokens_per_item = tokenizer, tokens_per_item
         self.end: int = tokenizer.eos_token_id
         self._switch = threading.Lock()  # whether special tokens are read is a setting of the one tokenizer: two threads must not cross
         self._text = lru_cache(maxsize=65_536)(self._tokenise_text)
@@ -216,8 +227,12 @@ class Prompter:
         pieces = _MARK.split(text)
         return tuple(int(piece) if i % 2 else piece for i, piece in enumerate(pieces) if i % 2 or piece)
 
-    def render(self, messages: Sequence[Message], *, generate: bool = True) -> Prompt:
-        """Token ids of a conversation; with ``generate`` it ends where the assistant begins to speak."""
+    def render(self, messages: Sequence[Message], *, generate: bool = True, tokens_per_item: int | None = None) -> Prompt:
+        """Token ids of a conversation; with ``generate`` it ends where the assistant begins to speak.
+
+        A picture takes ``tokens_per_item`` soft tokens (its own default: the prompter's), if it has cells.
+        """
+        each = tokens_per_item or self.tokens_per_item
         tokens: list[int] = []
         learn: list[bool] = []
         soft: list[Soft] = []
@@ -233,9 +248,10 @@ class Prompter:
             spoke = message.role == "assistant" and piece == len(messages) - 1
             for part in message.parts:
                 if isinstance(part, Soft):
-                    soft.append(part)
-                    tokens.append(-len(soft))
-                    learn.append(False)
+                    for one in part.tokens(each):
+                        soft.append(one)
+                        tokens.append(-len(soft))
+                        learn.append(False)
                 else:
                     ids = self._text(part)
                     tokens += ids

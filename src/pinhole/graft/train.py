@@ -7,6 +7,7 @@ run resumes on the same path. Knows nothing of serving or of exams.
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 
+NESTED = (1, 4, 16)  # soft tokens a picture may be
+
 _MISSES = 4  # lessons in turn that do not fit a row any more, until it counts as full
 _TRIES = 100  # … and until it stays empty
 
@@ -57,28 +60,40 @@ def new_graft(world: World, config: GraftConfig) -> Graft:
     """Base model and a projector of the right widths, with no training yet."""
     lm, tokenizer = load_base(config.base, resolve_dtype(config.dtype))
     torch.manual_seed(config.seed)  # after the base: converting one for the first time draws numbers too
-    projector = Projector(world.vectors.shape[1], lm.config.hidden_size)
-    return Graft(lm, tokenizer, projector, space=world.space, card=config.card, card_words=config.card_words)
+    cell_dim = world.cells([0]).shape[-1] if world.cells and config.tokens_per_item > 1 else 0
+    projector = Projector(world.vectors.shape[1], lm.config.hidden_size, cell_dim=cell_dim)
+    nested = [count for count in NESTED if count <= config.tokens_per_item]
+    return Graft(lm, tokenizer, projector, space=world.space, card=config.card, card_words=config.card_words, nested=nested)
 
 
-def fill_rows(lessons: Iterator[Lesson], prompter: Prompter, config: GraftConfig, beside: Iterator[Lesson] | None = None) -> list[Row]:
+def fill_rows(
+    lessons: Iterator[Lesson], prompter: Prompter, config: GraftConfig, beside: Iterator[Lesson] | None = None, each: Sequence[int] = (1,)
+) -> list[Row]:
     """``batch_rows`` rows full of lessons, then as many of another stream ``beside``, by ``replay`` as long.
 
-    Raises :class:`UsageError` where the rows are too short for ``lessons``.
+    Pictures are of as many soft tokens as ``each`` says, row by row in turn. Raises :class:`UsageError` where the rows are
+    too short for ``lessons``.
     """
-    rows = [_filled(lessons, prompter, config.row_tokens) for _ in range(config.batch_rows)]
+    counts = itertools.cycle(each)
+    rows = [_filled(lessons, prompter, config.row_tokens, next(counts)) for _ in range(config.batch_rows)]
     if not any(row.lessons for row in rows):
         raise UsageError(f"no lesson fits into {config.row_tokens} tokens", where="[graft] row_tokens", fix="the default is 512")
     if beside is not None:
-        rows += [_filled(beside, prompter, int(config.row_tokens * config.replay)) for _ in range(config.batch_rows)]
+        rows += [_filled(beside, prompter, int(config.row_tokens * config.replay), next(counts)) for _ in range(config.batch_rows)]
     return [row for row in rows if row.lessons]
 
 
-def _filled(lessons: Iterator[Lesson], prompter: Prompter, tokens: int) -> Row:
+def turns(nested: Sequence[int], step: int, rows: int) -> tuple[int, ...]:
+    """The numbers of soft tokens for a step's rows, going on where the step before ended."""
+    start = step * rows % len(nested)
+    return (*nested[start:], *nested[:start])
+
+
+def _filled(lessons: Iterator[Lesson], prompter: Prompter, tokens: int, each: int) -> Row:
     """Draw lessons until a few in turn did not fit. One that would fit no row is passed over."""
     row, misses = Row(), 0
     for lesson in lessons:
-        prompt = prompter.render(lesson.messages, generate=False)
+        prompt = prompter.render(lesson.messages, generate=False, tokens_per_item=each)
         if len(row.tokens) + row.cost(prompt) <= tokens:
             misses = 0
             row.add(prompt, lesson.weight)
@@ -126,7 +141,8 @@ def _train(trainer: Trainer, world: World, tools: Sequence[ToolSchema], config: 
             rng = random.Random(f"{config.seed}:{name}:{at}")
             began = time.perf_counter()
             beside = seeing_lessons(world, rng, 1.0) if source is talking and config.replay else None
-            rows = fill_rows(source(world, rng, at / steps), trainer.graft.prompter, config, beside)
+            each = turns(trainer.graft.nested, at, config.batch_rows * (1 if beside is None else 2))
+            rows = fill_rows(source(world, rng, at / steps), trainer.graft.prompter, config, beside, each)
             loss = trainer.step(rows, (done - 1) / total)
             counts = {
                 "lessons": sum(row.lessons for row in rows),
@@ -163,7 +179,8 @@ def build_graft(
     catalogue: Catalogue, features: Features, space: Space, tools: Sequence[ToolSchema], config: Config, out: Path, progress: Progress | None = None
 ) -> dict[str, Any]:
     """The ``graft`` stage: train on the training part of the catalogue and leave a finished graft in ``out``."""
-    world = build_world(catalogue, features, space, Split(config.catalogue), config.catalogue.category)
+    settings, each = config.catalogue, config.graft.tokens_per_item
+    world = build_world(catalogue, features, space, Split(settings), settings.category, tokens_per_item=each)
     if len(world.train) < 8:
         raise UsageError(
             f"{len(world.train)} items with a readable image: too few to train on", where="graft", fix="ingest more items, then `pinhole build`"

@@ -25,6 +25,8 @@ _STEPS, _EPOCHS, _BATCH, _RATE, _DROP = 200, 12, 256, 2e-3, 0.5
 _SHARPNESS = 10.0  # of the softmax at its start; it is learned
 _PARTS = 4  # of the pictures, each left out once
 _LEAST = 1e-3  # of the mean eigenvalue: how exactly a move makes up a difference
+_SAMPLE = 256  # pictures whose cells are looked at
+_UNEXPLAINED = 0.5  # of a content embedding by its picture's features: beyond it they are not of one kind
 _KIND = 0.5  # what its kind weighs among a picture's words: every picture has one, and most pictures share it
 
 
@@ -81,11 +83,38 @@ def warm_start(graft: Graft, world: World, seed: int = 0) -> dict[str, float]:
     weight, bias = fit(x, words, seed)
     length = float(graft.lm.get_input_embeddings().weight.detach().float().pow(2).mean().sqrt())
     projector.start(weight, words.middle + bias, length)
+    if projector.cell_dim:
+        start_cells(graft, world, words.pictures)
     moved = strangers(x, weight, bias, words, seed)
     vectors = ((x + moved) / projector.scale.cpu() + projector.mean.cpu()).numpy()
     world.strange = dict(zip(words.pictures, vectors, strict=True))
     shares = {"graft.warm_start": words.nearest(linear(x, weight, bias)), "graft.warm_start.strange": words.nearest(linear(x + moved, weight, bias))}
     return {**shares, "graft.warm_start.n": len(x)}
+
+
+@torch.no_grad()
+def start_cells(graft: Graft, world: World, pictures: Sequence[int]) -> None:
+    """Let a cell add what the skip path would make of a picture that looked like it.
+
+    A whole picture's features are the mean of its cells' where an encoder pools by averaging; how the content embedding follows
+    from them is found by least squares, number by number. Where it does not, cells begin with nothing to add.
+    """
+    projector, rows = graft.projector, list(pictures[:_SAMPLE])
+    assert world.cells is not None and world.whole is not None
+    apart, whole = torch.from_numpy(world.cells(rows)), torch.from_numpy(world.whole(rows))  # (n, cells, cell_dim), (n, cell_dim)
+    scale = 1 / (apart.std((0, 1)).clamp_min(1e-6) * apart.shape[-1] ** 0.5)
+    content = torch.from_numpy(world.vectors[rows])[:, : apart.shape[-1]]
+    gain, exact = slopes(whole, content) if content.shape[1] == apart.shape[-1] else (scale, False)
+    skip = projector.skip.weight[:, : apart.shape[-1]].cpu() * projector.scale[: apart.shape[-1]].cpu()  # of the content embedding as it is
+    projector.start_cells(scale, skip * gain / scale if exact else torch.zeros(projector.hidden, apart.shape[-1]))
+
+
+def slopes(x: Tensor, y: Tensor) -> tuple[Tensor, bool]:
+    """(n, d), (n, d) → the slopes (d,) of y on x, number by number, and whether they explain most of it."""
+    x, y = x - x.mean(0), y - y.mean(0)
+    slope = (x * y).sum(0) / x.pow(2).sum(0).clamp_min(1e-12)
+    left = (y - slope * x).pow(2).sum() / y.pow(2).sum().clamp_min(1e-12)
+    return slope, bool(left < _UNEXPLAINED)
 
 
 def strangers(x: Tensor, weight: Tensor, bias: Tensor, words: Words, seed: int) -> Tensor:

@@ -7,9 +7,10 @@ exams. Knows nothing of phrasings, of tools or of the model.
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pinhole.catalogue.split import Split
+from pinhole.errors import MissingArtefact
 from pinhole.graft.prompt import Soft
+from pinhole.vision.grid import apart
 
 if TYPE_CHECKING:
     from pinhole.catalogue.store import Catalogue
@@ -79,6 +82,8 @@ class World:
     space: str
     categories: list[str] = field(default_factory=list)
     strange: dict[int, np.ndarray] = field(default_factory=dict)  # vectors of training pictures as if never seen (`warm_start.strangers`)
+    cells: Callable[[Sequence[int]], np.ndarray] | None = None  # rows → (rows, edge · edge, cell_dim) float32, as they differ from their mean
+    whole: Callable[[Sequence[int]], np.ndarray] | None = None  # rows → (rows, image dim) float32, the encoder's own vectors
 
     def __post_init__(self) -> None:
         self.train = [i for i, picture in enumerate(self.pictures) if not picture.held]
@@ -116,10 +121,12 @@ class World:
         if strange and i in self.strange:
             moved = np.float32(strange) * (self.strange[i] - soft.vector)
             soft = replace(soft, key=f"{soft.key}~{strange:.3f}", vector=soft.vector + moved)
+        cells = self.cells([i])[0] if self.cells else None  # not kept: they are large
         if drop:
             kept = drop.kept(len(self.mean)) * (soft.vector - self.mean)
             soft = replace(soft, key=f"{soft.key}~drop{drop.seed}", vector=self.mean + kept)
-        return soft
+            cells = None if cells is None else drop.kept(cells.shape[1]) * cells  # the same of its numbers
+        return soft if cells is None else replace(soft, cells=cells)
 
     def pool(self, held: bool) -> list[int]:
         return self.held if held else self.train
@@ -158,8 +165,13 @@ class World:
         return [(Board(f"name:{name}", name, tuple(members), False, kinds[name]), members) for name, members in found]
 
 
-def build_world(catalogue: Catalogue, features: Features, space: Space, split: Split, category: str = "category") -> World:
-    """Read the tables once. Items without a readable image are left out: there is nothing to see."""
+def build_world(
+    catalogue: Catalogue, features: Features, space: Space, split: Split, category: str = "category", *, tokens_per_item: int = 1
+) -> World:
+    """Read the tables once. Items without a readable image are left out: there is nothing to see.
+
+    For more than one of ``tokens_per_item`` the features must have a grid that is fine enough.
+    """
     rows = catalogue.items(columns=["id", "title", "attributes"]).to_pylist()
     attributes = {row["id"]: _object(row["attributes"]) for row in rows}
     kept = [row for row in rows if features.has_image[features.row(row["id"])]]
@@ -171,7 +183,21 @@ def build_world(catalogue: Catalogue, features: Features, space: Space, split: S
     vectors = _content(features, space, index)
     position = {picture.id: i for i, picture in enumerate(pictures)}
     boards = [_board(row, position, pictures, split) for row in catalogue.boards().to_pylist() if not row["private"]]
-    return World(pictures, [board for board in boards if board], vectors, space.identity)
+    cells = patches(features, index, tokens_per_item)
+    found = World(pictures, [board for board in boards if board], vectors, space.identity, cells=cells)
+    found.whole = lambda rows: np.asarray(features.image[index[list(rows)]], np.float32)
+    return found
+
+
+def patches(features: Features, index: np.ndarray, tokens_per_item: int) -> Callable[[Sequence[int]], np.ndarray] | None:
+    """What :attr:`World.cells` is for ``index`` rows of the features; None where a picture is one token."""
+    if tokens_per_item == 1:
+        return None
+    edge = math.isqrt(tokens_per_item)
+    if features.grid < edge:
+        what = f"{tokens_per_item} tokens a picture, and {features.grid**2 or 'no'} cells of each were kept"
+        raise MissingArtefact(what, where=str(features.path), fix=f"set [vision] grid = {edge} and run `pinhole build`")
+    return lambda rows: apart(features.cells(index[list(rows)]), edge)
 
 
 def _content(features: Features, space: Space, index: np.ndarray) -> np.ndarray:

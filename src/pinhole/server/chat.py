@@ -64,6 +64,7 @@ class ChatRequest:
     max_tokens: int | None = None
     temperature: float | None = None
     seed: int | None = None
+    tokens_per_item: int | None = None
 
 
 def _typed(body: dict[str, Any], key: str, kind: type | tuple[type, ...], words: str) -> Any:
@@ -99,6 +100,7 @@ def parse_request(body: dict[str, Any], model: str) -> ChatRequest:
         max_tokens=limit,
         temperature=None if temperature is None else float(temperature),
         seed=_typed(body, "seed", int, "a whole number"),
+        tokens_per_item=_typed(body, "tokens_per_item", int, "a whole number"),
     )
 
 
@@ -399,6 +401,7 @@ def run_turn(assistant: Any, request: ChatRequest) -> Callable[[Callable[[], boo
                 tool_choice=request.tool_choice,
                 max_tokens=request.max_tokens,
                 temperature=request.temperature,
+                tokens_per_item=request.tokens_per_item,
                 seed=request.seed,
             )
         )

@@ -5,6 +5,8 @@
     image.npy         (n, image dim) float32, raw pooled features; zeros where no picture could be read
     title.npy         (n, text dim) float32, length 1; zeros where there is no title
     text.npy          the same of "title. description"; absent where no item has a description
+    cells.npy         (n, grid · grid, cell dim) int8, patches pooled to a grid; absent with [vision] grid = 0
+    scale.npy         (n, grid · grid) float32, what each cell is multiplied with
     rejected.json     [id, reason] of every picture that could not be read
 
 Knows nothing of how the rows were made (``precompute``) or of the tables they came from.
@@ -12,6 +14,7 @@ Knows nothing of how the rows were made (``precompute``) or of the tables they c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from pinhole.errors import Corrupt, MissingArtefact, SpaceMismatch, UnknownItem
+from pinhole.vision.grid import restore
 from pinhole.workspace import digest, read_json
 
 LAYOUT = 1
@@ -80,14 +84,14 @@ class Features:
         except KeyError:
             raise UnknownItem(f"no item `{id}` in the features", where=str(self.path), fix="run `pinhole build`") from None
 
-    def _array(self, name: str, dim: int) -> np.ndarray:
+    def _array(self, name: str, *dims: int) -> np.ndarray:
         try:
             array: np.ndarray = np.load(self.path / name, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise Corrupt(f"cannot be read: {error}", where=str(self.path / name), fix="delete the folder and run `pinhole build embed`") from None
-        if array.shape != (len(self), dim):
+        if array.shape != (len(self), *dims):
             raise Corrupt(
-                f"shape {array.shape}, not {(len(self), dim)}", where=str(self.path / name), fix="delete the folder and run `pinhole build embed`"
+                f"shape {array.shape}, not {(len(self), *dims)}", where=str(self.path / name), fix="delete the folder and run `pinhole build embed`"
             )
         return array
 
@@ -95,6 +99,26 @@ class Features:
     def image(self) -> np.ndarray:
         """(n, image dim) float32, not normalised; zeros where ``has_image`` is False."""
         return self._array("image.npy", self.image_encoder.dim)
+
+    @property
+    def grid(self) -> int:
+        """Cells along each side of a picture's grid; 0 where none were kept."""
+        return int(self.meta.get("cells", {}).get("edge", 0))
+
+    @property
+    def cell_dim(self) -> int:
+        """Width of a cell; 0 where none were kept."""
+        return int(self.meta.get("cells", {}).get("dim", 0))
+
+    @cached_property
+    def quantised(self) -> tuple[np.ndarray, np.ndarray]:
+        """(n, grid · grid, cell dim) int8, (n, grid · grid) float32."""
+        return self._array("cells.npy", self.grid**2, self.cell_dim), self._array("scale.npy", self.grid**2)
+
+    def cells(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """(rows, grid · grid, cell dim) float32, not normalised."""
+        cells, scale = self.quantised
+        return restore(cells[rows], scale[rows])
 
     @cached_property
     def has_image(self) -> np.ndarray:

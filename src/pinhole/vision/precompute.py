@@ -11,6 +11,7 @@ within two seconds before that note is. Knows nothing of how vectors are used. D
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 import stat
@@ -79,20 +80,31 @@ def precompute(
     workers: int = 0,
     progress: Progress | None = None,
     max_pixels: int = MAX_PIXELS,
+    grid: int = 0,
 ) -> EmbedStats:
     """Write the features of all items into ``out``; see :class:`~pinhole.vision.features.Features`.
 
-    ``out`` may hold what an interrupted run left; ``previous`` a finished artefact to copy from. ``workers``
-    0 is one process a core. A picture that cannot be read is noted, never an error. Raises
-    :class:`PinholeError` where a worker dies, :class:`~pinhole.errors.DiskFull`.
+    ``grid`` cells along each side of a picture are kept beside its vector. ``out`` may hold what an
+    interrupted run left; ``previous`` a finished artefact to copy from. ``workers`` 0 is one process a core. A
+    picture that cannot be read is noted, never an error. Raises
+    :class:`PinholeError` where a worker dies, :class:`~pinhole.errors.DiskFull`, and
+    :class:`~pinhole.errors.ConfigError` where the encoder has no such grid.
     """
     started = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
     image = image_encoder(image) if isinstance(image, str) else image
     text = text_encoder(text) if isinstance(text, str) else text
     names = EncoderName(image.spec, image.identity, image.dim), EncoderName(text.spec, text.identity, text.dim)
-    plan = _Plan(catalogue, out, names, _past(out, previous), progress or (lambda done, total: None))
-    setup = {"shards": str(plan.shards), "image": image.spec, "text": text.spec, "tables": str(catalogue.path), "max_pixels": max_pixels}
+    cells = (grid, image.grid(grid).dim) if grid else (0, 0)
+    plan = _Plan(catalogue, out, names, cells, _past(out, previous), progress or (lambda done, total: None))
+    setup = {
+        "shards": str(plan.shards),
+        "image": image.spec,
+        "text": text.spec,
+        "tables": str(catalogue.path),
+        "max_pixels": max_pixels,
+        "grid": grid,
+    }
     with disk_errors(out):
         with Pool(workers or cores(), setup) as pool:
             pool.run(plan.jobs(), plan.advance)
@@ -109,7 +121,7 @@ def _past(out: Path, previous: Path | None) -> list[Features]:
         if folder is not None and (folder / "features.json").exists():
             try:
                 features = Features.load(folder)
-                _ = features.rows
+                _ = features.rows, features.quantised if features.grid else None
                 found.append(features)
             except PinholeError:
                 continue
@@ -118,23 +130,26 @@ def _past(out: Path, previous: Path | None) -> list[Features]:
 
 @dataclass
 class _Known:
-    """Where vectors of one kind can be copied from: key -> (which source, row)."""
+    """Where what is known of one kind can be copied from: key -> (which source, row); a source has its arrays by name."""
 
-    sources: list[np.ndarray] = field(default_factory=list)
+    sources: list[dict[str, np.ndarray]] = field(default_factory=list)
     place: dict[str, tuple[int, int]] = field(default_factory=dict)
 
-    def add(self, array: np.ndarray, keys: Sequence[str | None]) -> None:
+    def add(self, keys: Sequence[str | None], **arrays: np.ndarray) -> None:
         for row, key in enumerate(keys):
             if key is not None:
                 self.place.setdefault(key, (len(self.sources), row))
-        self.sources.append(array)
+        self.sources.append(arrays)
 
 
 class _Plan:
     """Which vectors are needed, which can be copied, and jobs for the others, made as they are asked for."""
 
-    def __init__(self, catalogue: Source, out: Path, names: tuple[EncoderName, EncoderName], past: list[Features], progress: Progress) -> None:
+    def __init__(
+        self, catalogue: Source, out: Path, names: tuple[EncoderName, EncoderName], cells: tuple[int, int], past: list[Features], progress: Progress
+    ) -> None:
         self.catalogue, self.out, self.names, self.progress = catalogue, out, names, progress
+        self.grid, self.cell_dim = cells
         self.shards = out / "shards"
         self.shards.mkdir(exist_ok=True)
         self.planned_at = time.time_ns()
@@ -158,12 +173,13 @@ class _Plan:
 
     def _remember(self, features: Features) -> None:
         columns = {name: features.rows[name].to_pylist() for name in features.rows.column_names}
-        if features.image_encoder.identity == self.names[0].identity:
+        if features.image_encoder.identity == self.names[0].identity and self.grid in (0, features.grid):
             seen = [key if has else None for key, has in zip(columns["image"], columns["has_image"], strict=True)]
-            self.known["image"].add(features.image, seen)
+            cells = dict(zip(("cells", "scale"), features.quantised, strict=True)) if self.grid else {}
+            self.known["image"].add(seen, vectors=features.image, **cells)
         if features.text_encoder.identity == self.names[1].identity:
-            self.known["text"].add(features.text, columns["title"])
-            self.known["text"].add(features.full_text, columns["text"])
+            self.known["text"].add(columns["title"], vectors=features.text)
+            self.known["text"].add(columns["text"], vectors=features.full_text)
         safe = features.meta["planned_at"] - 2_000_000_000
         for id, path, stamp, key in zip(columns["id"], columns["path"], columns["stamp"], columns["image"], strict=True):
             if path and stamp and key and int(stamp.partition("-")[2]) < safe:
@@ -206,7 +222,7 @@ class _Plan:
         if not keys:
             return
         identity = self.names[0 if kind == "image" else 1].identity
-        name = f"{kind}-{digest(identity, keys)}.npz"
+        name = f"{kind}-{digest(identity, keys, self.grid if kind == 'image' else 0)}.npz"
         self.named.append(name)
         if (self.shards / name).exists():
             self.advance(len(keys))
@@ -290,19 +306,17 @@ def _assemble(plan: _Plan, max_pixels: int) -> EmbedStats:
     has_image = np.array([key is not None and key not in bad for key in plan.keys], bool)
     plan.reasons.update({id: bad[key] for id, key in zip(plan.ids, plan.keys, strict=True) if key in bad})
 
-    arrays = {"image.npy": ("image", [key if has else None for key, has in zip(plan.keys, has_image, strict=True)], plan.names[0].dim)}
-    arrays["title.npy"] = ("text", titles, plan.names[1].dim)
-    if texts != titles:
-        arrays["text.npy"] = ("text", texts, plan.names[1].dim)
-    for name, (kind, keys, dim) in arrays.items():
-        _write_array(plan.out / f".{name}", plan.known[kind], keys, dim)
+    arrays = _arrays(plan, [key if has else None for key, has in zip(plan.keys, has_image, strict=True)], titles, texts)
+    for name, array in arrays.items():
+        _write_array(plan.out / f".{name}", plan.known[array.kind], array)
     columns = {"id": plan.ids, "path": plan.paths, "stamp": plan.stamps, "image": plan.keys, "title": titles, "text": texts}
     rows = pa.table({**{name: pa.array(values, pa.string()) for name, values in columns.items()}, "has_image": pa.array(has_image)})
     pq.write_table(rows, plan.out / ".rows.parquet")
 
     (plan.out / "features.json").unlink(missing_ok=True)  # from here on the folder is unfinished
-    if "text.npy" not in arrays:
-        (plan.out / "text.npy").unlink(missing_ok=True)
+    for name in ("text.npy", "cells.npy", "scale.npy"):
+        if name not in arrays:
+            (plan.out / name).unlink(missing_ok=True)
     for name in ("rows.parquet", *arrays):
         os.replace(plan.out / f".{name}", plan.out / name)
     write_json(plan.out / "rejected.json", sorted(plan.reasons.items()))
@@ -311,6 +325,8 @@ def _assemble(plan: _Plan, max_pixels: int) -> EmbedStats:
     stats.texts, stats.texts_forwarded = sum(text is not None for text in texts), forwarded["text"]
     meta: dict[str, Any] = {"layout": LAYOUT, "items": len(plan.ids), "planned_at": plan.planned_at, "max_pixels": max_pixels}
     meta |= {"image_encoder": asdict(plan.names[0]), "text_encoder": asdict(plan.names[1])}
+    if plan.grid:
+        meta["cells"] = {"edge": plan.grid, "dim": plan.cell_dim}
     write_json(plan.out / "features.json", meta)
     shutil.rmtree(plan.shards, ignore_errors=True)
     return stats
@@ -324,38 +340,63 @@ def _read_shards(plan: _Plan) -> tuple[dict[str, str], dict[str, int]]:
         path = plan.shards / name
         try:
             with np.load(path, allow_pickle=False) as shard:
-                keys, vectors, reasons = shard["keys"].tolist(), shard["vectors"], shard["reasons"].tolist()
+                keys, reasons = shard["keys"].tolist(), shard["reasons"].tolist()
+                arrays = {name: shard[name] for name in shard.files if name not in ("keys", "reasons")}
         except Exception as error:  # a damaged zip raises a handful of kinds
             path.unlink(missing_ok=True)
             raise Corrupt(f"a shard cannot be read: {error}", where=str(path), fix="run the same command again: it is made anew") from None
         kind = name.partition("-")[0]
         bad |= {key: reason for key, reason in zip(keys, reasons, strict=True) if reason}
         good = [None if reason else key for key, reason in zip(keys, reasons, strict=True)]
-        plan.known[kind].add(vectors, good)
+        plan.known[kind].add(good, **arrays)
         forwarded[kind] += sum(key is not None for key in good)
     return bad, forwarded
 
 
-def _write_array(path: Path, known: _Known, keys: Sequence[str | None], dim: int) -> None:
-    """(n, dim) float32 in npy form, zeros where there is no key. Space is claimed first: a full disk is an error, no signal."""
+@dataclass(frozen=True)
+class _Array:
+    """A file of the artefact: for each row a key of one kind of thing, and which of its arrays is written."""
+
+    kind: str
+    name: str
+    keys: Sequence[str | None]
+    shape: tuple[int, ...]  # of a row
+    dtype: str = "<f4"
+
+
+def _arrays(plan: _Plan, images: Sequence[str | None], titles: Sequence[str | None], texts: Sequence[str | None]) -> dict[str, _Array]:
+    """What the artefact holds, by the names of its files."""
+    seen, read = (plan.names[0].dim,), (plan.names[1].dim,)
+    arrays = {"image.npy": _Array("image", "vectors", images, seen), "title.npy": _Array("text", "vectors", titles, read)}
+    if texts != titles:
+        arrays["text.npy"] = _Array("text", "vectors", texts, read)
+    if plan.grid:
+        arrays["cells.npy"] = _Array("image", "cells", images, (plan.grid**2, plan.cell_dim), "|i1")
+        arrays["scale.npy"] = _Array("image", "scale", images, (plan.grid**2,))
+    return arrays
+
+
+def _write_array(path: Path, known: _Known, wanted: _Array) -> None:
+    """In npy form, zeros where there is no key. Space is claimed first: a full disk is an error, no signal."""
     groups: dict[int, tuple[list[int], list[int]]] = {}
-    for row, key in enumerate(keys):
+    for row, key in enumerate(wanted.keys):
         if key is not None:
             source, place = known.place[key]
             groups.setdefault(source, ([], []))
             groups[source][0].append(row)
             groups[source][1].append(place)
+    shape, dtype = (len(wanted.keys), *wanted.shape), np.dtype(wanted.dtype)
     with open(path, "wb") as file:
-        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (len(keys), dim)})
+        np.lib.format.write_array_header_1_0(file, {"descr": wanted.dtype, "fortran_order": False, "shape": shape})
         start = file.tell()
         file.flush()
-        if keys:
-            os.posix_fallocate(file.fileno(), 0, start + len(keys) * dim * 4)
-    if keys:
-        array = np.memmap(path, np.float32, "r+", start, (len(keys), dim))
+        if wanted.keys:
+            os.posix_fallocate(file.fileno(), 0, start + math.prod(shape) * dtype.itemsize)
+    if wanted.keys:
+        array = np.memmap(path, dtype, "r+", start, shape)
         for source, (rows, places) in groups.items():
             for begin in range(0, len(rows), 8192):
-                array[rows[begin : begin + 8192]] = known.sources[source][places[begin : begin + 8192]]
+                array[rows[begin : begin + 8192]] = known.sources[source][wanted.name][places[begin : begin + 8192]]
         array.flush()
 
 

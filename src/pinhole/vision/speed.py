@@ -63,7 +63,7 @@ def measure(workspace: Workspace, n: int = 2500, rounds: int = 2) -> dict[str, f
         bare = _bare(config.image_encoder, files, workers, config.max_pixels)
         with tempfile.TemporaryDirectory(dir=workspace.root) as out:
             before = _clocks()
-            precompute(pictures, config.image_encoder, config.text_encoder, Path(out), None, workers, None, config.max_pixels)
+            precompute(pictures, config.image_encoder, config.text_encoder, Path(out), None, workers, None, config.max_pixels, config.grid)
             found.append((*bare, *(now - then for now, then in zip(_clocks(), before, strict=True))))
     bare_wall, bare_cpu, wall, cpu = (min(column) for column in zip(*found, strict=True))
     figures = {"fraction": bare_wall / wall, "cpu_fraction": bare_cpu / cpu, "images_per_s": len(files) / wall}

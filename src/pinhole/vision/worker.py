@@ -22,6 +22,7 @@ import numpy as np
 
 from pinhole.errors import BadImage, PinholeError
 from pinhole.vision.encoders import ImageEncoder, TextEncoder, image_encoder, text_encoder
+from pinhole.vision.grid import quantise
 from pinhole.workspace import disk_errors
 
 CHANGED = "the picture changed while it was read"
@@ -43,13 +44,13 @@ class Worker:
         return text_encoder(self.setup["text"])
 
     def do(self, job: dict[str, Any]) -> None:
-        vectors, reasons = self.images(job) if job["kind"] == "image" else (self.texts(job), [""] * len(job["keys"]))
+        arrays, reasons = self.images(job) if job["kind"] == "image" else ({"vectors": self.texts(job)}, [""] * len(job["keys"]))
         with disk_errors(self.folder):
-            write_shard(self.folder / job["name"], job["keys"], vectors, reasons)
+            write_shard(self.folder / job["name"], job["keys"], arrays, reasons)
 
-    def images(self, job: dict[str, Any]) -> tuple[np.ndarray, list[str]]:
-        """(n, dim) vectors, and for each picture why it could not be read, or ""."""
-        vectors = np.zeros((len(job["keys"]), self.see.dim), np.float32)
+    def images(self, job: dict[str, Any]) -> tuple[dict[str, np.ndarray], list[str]]:
+        """``vectors`` (n, dim), with a grid also quantised ``cells`` and their ``scale``; for each picture why it could not be read, or ""."""
+        arrays = self.nothing(len(job["keys"]))
         reasons = [""] * len(job["keys"])
         blobs = self.blobs([id for id, path in job["items"] if path is None])
         for start in range(0, len(job["keys"]), self.see.batch):
@@ -68,9 +69,25 @@ class Worker:
                 except (OSError, KeyError):
                     raise PinholeError(CHANGED, where=id, fix="run the same command again: it resumes") from None
             if rows:
-                vectors[rows] = self.see.encode(np.stack(pixels))
+                for name, values in self.seen(np.stack(pixels)).items():
+                    arrays[name][rows] = values
             self.say({"n": stop - start})
-        return vectors, reasons
+        return arrays, reasons
+
+    def seen(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        """What one forward pass gives to keep of uint8 pictures (n, size, size, 3)."""
+        if not self.setup["grid"]:
+            return {"vectors": self.see.encode(pixels)}
+        vectors, cells = self.see.encode_grid(pixels, self.setup["grid"])
+        small, scale = quantise(cells)
+        return {"vectors": vectors, "cells": small, "scale": scale}
+
+    def nothing(self, n: int) -> dict[str, np.ndarray]:
+        """Zeros in the shape of :meth:`seen`."""
+        vectors, cells = {"vectors": np.zeros((n, self.see.dim), np.float32)}, self.setup["grid"] ** 2
+        if not cells:
+            return vectors
+        return vectors | {"cells": np.zeros((n, cells, self.see.grid(self.setup["grid"]).dim), np.int8), "scale": np.zeros((n, cells), np.float32)}
 
     def blobs(self, ids: list[str]) -> dict[str, bytes]:
         """Pictures that are kept in the tables."""
@@ -87,14 +104,14 @@ class Worker:
         return vectors
 
 
-def write_shard(path: Path, keys: list[str], vectors: np.ndarray, reasons: list[str]) -> None:
-    """One file: hex keys, vectors (n, dim) float32, reasons. Whole or absent however the process ends.
+def write_shard(path: Path, keys: list[str], arrays: dict[str, np.ndarray], reasons: list[str]) -> None:
+    """One file: hex keys, arrays of a row each, reasons. Whole or absent however the process ends.
 
     It is not forced to the disk: after a power cut a damaged shard fails its checksum and is made again.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with open(temporary, "wb") as file:
-        np.savez(file, keys=np.array(keys), vectors=vectors, reasons=np.array(reasons))
+        np.savez(file, allow_pickle=False, keys=np.array(keys), reasons=np.array(reasons), **arrays)
     os.replace(temporary, path)
 
 

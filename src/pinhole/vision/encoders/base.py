@@ -11,7 +11,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pinhole.errors import ConfigError
+from pinhole.vision.grid import pool
 from pinhole.vision.images import MAX_PIXELS, Recipe, decode
+
+CELLS = ("vectors", "cells")  # outputs of a network that gives both
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The patches that an encoder looks at, before they become one vector."""
+
+    edge: int
+    """Cells along each side of a picture."""
+    dim: int
+    """Width of a cell; it need not be that of the vector."""
+    forward: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+    """uint8 pixels (n, size, size, 3) to vectors (n, dim of the encoder) and cells (n, edge, edge, dim), in one pass."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +46,8 @@ class ImageEncoder:
     """uint8 pixels (n, size, size, 3) to (n, dim) float32."""
     batch: int = 8
     """Pictures in one forward pass."""
+    cells: Callable[[], Cells] | None = None
+    """Its patches, for items of several soft tokens; None where it has none to give."""
 
     @property
     def size(self) -> int:
@@ -44,6 +62,26 @@ class ImageEncoder:
         """uint8 pixels (n, size, size, 3) to float32 vectors (n, dim), not normalised."""
         parts = [self.forward(pixels[start : start + self.batch]) for start in range(0, len(pixels), self.batch)]
         return np.concatenate(parts) if parts else np.zeros((0, self.dim), np.float32)
+
+    def grid(self, edge: int) -> Cells:
+        """Its patches, of which there must be ``edge`` along each side at least. Raises :class:`ConfigError`."""
+        found = self.cells() if self.cells is not None else None
+        if found is None or found.edge < edge:
+            has = f"has {found.edge} × {found.edge} patches" if found else "gives no patches"
+            raise ConfigError(
+                f"`{self.spec}` {has}, grid = {edge} asks for {edge} × {edge}", where="[vision] grid", fix="choose another encoder, or 0"
+            )
+        return found
+
+    def encode_grid(self, pixels: np.ndarray, edge: int) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 pixels (n, size, size, 3) to vectors (n, dim) and cells (n, edge · edge, dim of a cell), float32, not normalised."""
+        cells = self.grid(edge)
+        vectors, grids = [np.zeros((0, self.dim), np.float32)], [np.zeros((0, edge * edge, cells.dim), np.float32)]
+        for start in range(0, len(pixels), self.batch):
+            vector, patches = cells.forward(pixels[start : start + self.batch])
+            vectors.append(vector)
+            grids.append(pool(patches, edge))
+        return np.concatenate(vectors), np.concatenate(grids)
 
     def encode_bytes(self, images: Sequence[bytes], max_pixels: int = MAX_PIXELS) -> np.ndarray:
         """Encoded pictures to float32 vectors (n, dim). Raises ``BadImage`` at the first unreadable one."""

@@ -21,7 +21,7 @@ import numpy as np
 from pinhole.errors import ConfigError, Corrupt, DownloadError
 from pinhole.fetch import file_sha256
 from pinhole.vision.encoders import runtime
-from pinhole.vision.encoders.base import ImageEncoder, TextEncoder
+from pinhole.vision.encoders.base import CELLS, Cells, ImageEncoder, TextEncoder
 from pinhole.vision.images import Recipe
 from pinhole.workspace import digest, read_json, write_json
 
@@ -35,8 +35,21 @@ def image(name: str) -> ImageEncoder:
     recipe = recipe_of(folder)
     identity = digest("hf image", _content(folder), asdict(recipe), runtime.CONVERSION)
     build = functools.partial(_image_module, folder, recipe)
-    dim, run = _converted(identity, build, functools.partial(_pixels, recipe), {"pixels": {0: "n"}})
-    return ImageEncoder(f"hf:{name}", identity, recipe, dim, lambda batch: run({"pixels": batch}))
+    shapes, run = _converted(identity, build, functools.partial(_pixels, recipe), {"pixels": {0: "n"}})
+    cells = functools.cache(functools.partial(_cells, folder, recipe, identity))
+    return ImageEncoder(f"hf:{name}", identity, recipe, shapes[0][1], lambda batch: run({"pixels": batch})[0], cells=cells)
+
+
+def _cells(folder: Path, recipe: Recipe, identity: str) -> Cells:
+    """Its last hidden states, without class and register tokens, as a square grid. Raises :class:`ConfigError` where they are none."""
+    build = functools.partial(_image_module, folder, recipe, cells=True)
+    shapes, run = _converted(identity, build, functools.partial(_pixels, recipe), {"pixels": {0: "n"}}, CELLS)
+
+    def forward(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        vectors, cells = run({"pixels": pixels})
+        return vectors, cells
+
+    return Cells(shapes[1][1], shapes[1][3], forward)
 
 
 def text(name: str) -> TextEncoder:
@@ -59,13 +72,13 @@ def text(name: str) -> TextEncoder:
         return {"ids": ids, "mask": torch.ones_like(ids)}
 
     free = {name: {0: "n"} if whole else {0: "n", 1: "tokens"} for name in ("ids", "mask")}
-    dim, run = _converted(identity, build, example, free)
+    shapes, run = _converted(identity, build, example, free)
     tokenize = functools.cache(functools.partial(_tokenizer, folder, whole, most))
 
     def forward(texts: list[str]) -> np.ndarray:
-        return run(tokenize()(texts))
+        return run(tokenize()(texts))[0]
 
-    return TextEncoder(f"hf:{name}", identity, dim, forward)
+    return TextEncoder(f"hf:{name}", identity, shapes[0][1], forward)
 
 
 # -- files --------------------------------------------------------------------------------------
@@ -208,31 +221,36 @@ def load(folder: Path) -> tuple[Any, bool]:
 
 
 def _converted(
-    identity: str, build: Callable[[], Any], example: Callable[[int], dict[str, Any]], free: dict[str, dict[int, str]]
-) -> tuple[int, runtime.Forward]:
-    """Width and forward function of a network, exported once where that gives the same numbers for another ``example(n)``."""
-    note = runtime.folder_of(identity) / "encoder.json"
-    onnx = note.with_name("model.onnx")
+    identity: str,
+    build: Callable[[], Any],
+    example: Callable[[int], dict[str, Any]],
+    free: dict[str, dict[int, str]],
+    outputs: tuple[str, ...] = runtime.VECTORS,
+) -> tuple[list[list[int]], runtime.Forwards]:
+    """Shapes of a network's outputs for two inputs, and its forward function, exported once where that gives the same numbers for others."""
+    note = runtime.folder_of(identity) / f"{outputs[-1]}.json"
+    onnx = note.with_suffix(".onnx")
     with runtime.making(note) as temporary:
         if temporary is not None:
             module = build()
-            done = runtime.exported(module, example(2), onnx, free, example(3))
-            dim = runtime.torch_forward(module)({name: tensor.numpy() for name, tensor in example(2).items()}).shape[1]
-            write_json(temporary, {"dim": dim, "runtime": "onnx" if done else "torch"})
+            made = runtime.torch_forwards(module)({name: tensor.numpy() for name, tensor in example(2).items()})
+            done = runtime.exported(module, example(2), onnx, free, example(3), outputs)
+            write_json(temporary, {"shapes": [list(one.shape) for one in made], "runtime": "onnx" if done else "torch"})
     facts = read_json(note)
     if facts["runtime"] == "onnx" and runtime.device() == "cpu":
-        return facts["dim"], runtime.lazily(lambda: runtime.onnx_forward(onnx))
-    return facts["dim"], runtime.lazily(lambda: runtime.torch_forward(build()))
+        return facts["shapes"], runtime.lazily(lambda: runtime.onnx_forwards(onnx, outputs))
+    return facts["shapes"], runtime.lazily(lambda: runtime.torch_forwards(build()))
 
 
-def _image_module(folder: Path, recipe: Recipe) -> Any:
-    """From uint8 pixels (n, size, size, 3) to pooled features (n, dim)."""
+def _image_module(folder: Path, recipe: Recipe, cells: bool = False) -> Any:
+    """From uint8 pixels (n, size, size, 3) to pooled features (n, dim); with ``cells`` also to patches (n, edge, edge, width)."""
     import torch
     from torch import Tensor, nn
 
     network, has_pooler = load(folder)
     vision = getattr(network.config, "vision_config", network.config)
     patch = vision.patch_size if network.config.model_type.startswith("siglip2") else 0
+    edge = recipe.size // size if isinstance(size := getattr(vision, "patch_size", None), int) else 0
     if patch:
         _fix_positions(network.vision_model.embeddings, recipe.size // patch)
 
@@ -243,11 +261,11 @@ def _image_module(folder: Path, recipe: Recipe) -> Any:
             self.mean = nn.Buffer(torch.tensor(recipe.mean).view(1, 3, 1, 1))
             self.std = nn.Buffer(torch.tensor(recipe.std).view(1, 3, 1, 1))
 
-        def forward(self, pixels: Tensor) -> Tensor:
+        def forward(self, pixels: Tensor) -> Any:
             scaled = (pixels.permute(0, 3, 1, 2).float() / 255.0 - self.mean) / self.std  # (n, 3, size, size)
             inputs = _patches(scaled, patch) if patch else {"pixel_values": scaled}
-            see = getattr(network, "get_image_features", network)
-            return _pool(see(**inputs), has_pooler)
+            out = getattr(network, "get_image_features", network)(**inputs)
+            return (_pool(out, has_pooler), _grid(out, edge, folder)) if cells else _pool(out, has_pooler)
 
     return Pooled().eval()
 
@@ -285,6 +303,16 @@ def _pool(out: Any, has_pooler: bool) -> Any:
     if pooled.ndim == 4:  # (n, dim, height, width) of a convolutional network
         return pooled.mean((2, 3))
     return pooled.mean(1) if pooled.ndim == 3 else pooled  # (n, tokens, dim)
+
+
+def _grid(out: Any, edge: int, folder: Path) -> Any:
+    """(n, edge, edge, width) from the last hidden states; whatever else a transformer reads stands before the patches."""
+    states = getattr(out, "last_hidden_state", None)
+    if states is not None and states.ndim == 4:  # (n, width, height, width) of a convolutional network
+        return states.permute(0, 2, 3, 1)
+    if states is None or states.ndim != 3 or not edge or states.shape[1] < edge * edge:
+        raise ConfigError("this model gives no square grid of patches", where=str(folder), fix="set [vision] grid = 0, or choose another encoder")
+    return states[:, states.shape[1] - edge * edge :].unflatten(1, (edge, edge))
 
 
 def text_module(network: Any, pooling: str) -> Any:

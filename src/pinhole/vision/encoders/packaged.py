@@ -18,7 +18,7 @@ import numpy as np
 from pinhole.errors import MissingDependency, UnknownName
 from pinhole.fetch import pypi_file
 from pinhole.vision.encoders import runtime
-from pinhole.vision.encoders.base import ImageEncoder, TextEncoder
+from pinhole.vision.encoders.base import CELLS, Cells, ImageEncoder, TextEncoder
 from pinhole.vision.images import Recipe
 from pinhole.workspace import digest
 
@@ -44,7 +44,23 @@ def image(name: str) -> ImageEncoder:
     else:
         path = _lite0_onnx(recipe, identity)
         run = runtime.lazily(lambda: runtime.onnx_forward(path))
-    return ImageEncoder(f"pypi:{name}", identity, recipe, 1280, lambda pixels: run({"pixels": pixels}))
+    cells = functools.cache(functools.partial(_lite0_cells, recipe, identity))
+    return ImageEncoder(f"pypi:{name}", identity, recipe, 1280, lambda pixels: run({"pixels": pixels}), cells=cells)
+
+
+def _lite0_cells(recipe: Recipe, identity: str) -> Cells:
+    """Its last feature map, 7 × 7, and the mean of that: the vector."""
+    if runtime.device() == "cuda":
+        run = runtime.lazily(lambda: runtime.torch_forwards(_lite0(recipe, _lite0_weights(identity), cells=True)))
+    else:
+        path = _lite0_onnx(recipe, identity, cells=True)
+        run = runtime.lazily(lambda: runtime.onnx_forwards(path, CELLS))
+
+    def forward(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        vectors, cells = run({"pixels": pixels})
+        return vectors, cells
+
+    return Cells(7, 1280, forward)
 
 
 def _lite0_weights(identity: str) -> Path:
@@ -59,8 +75,8 @@ def _lite0_weights(identity: str) -> Path:
     return path
 
 
-def _lite0(recipe: Recipe, weights: Path) -> Any:
-    """The network from uint8 pixels (n, 224, 224, 3) to pooled features (n, 1280)."""
+def _lite0(recipe: Recipe, weights: Path, cells: bool = False) -> Any:
+    """The network from uint8 pixels (n, 224, 224, 3) to pooled features (n, 1280); with ``cells`` also to those before, (n, 7, 7, 1280)."""
     from safetensors.torch import load_file
     from torch import Tensor, nn
 
@@ -77,15 +93,17 @@ def _lite0(recipe: Recipe, weights: Path) -> Any:
             super().__init__()
             self.network = network
 
-        def forward(self, pixels: Tensor) -> Tensor:
+        def forward(self, pixels: Tensor) -> Any:
             scaled = (pixels.permute(0, 3, 1, 2).float() / 255.0 - mean) / std  # (n, 3, 224, 224)
-            return self.network.extract_features(scaled).mean((2, 3))  # (n, 1280, 7, 7) -> (n, 1280)
+            patches: Tensor = self.network.extract_features(scaled)  # (n, 1280, 7, 7)
+            pooled = patches.mean((2, 3))
+            return (pooled, patches.permute(0, 2, 3, 1)) if cells else pooled
 
     return Pooled().eval()
 
 
-def _lite0_onnx(recipe: Recipe, identity: str) -> Path:
-    path = runtime.folder_of(identity) / "model.onnx"
+def _lite0_onnx(recipe: Recipe, identity: str, cells: bool = False) -> Path:
+    path = runtime.folder_of(identity) / ("cells.onnx" if cells else "model.onnx")
     if path.exists():
         return path
     weights = _lite0_weights(identity)
@@ -94,7 +112,8 @@ def _lite0_onnx(recipe: Recipe, identity: str) -> Path:
             import torch
 
             example = torch.zeros((2, recipe.size, recipe.size, 3), dtype=torch.uint8)
-            runtime.export(_lite0(recipe, weights), {"pixels": example}, temporary, {"pixels": {0: "n"}})
+            outputs = CELLS if cells else runtime.VECTORS
+            runtime.export(_lite0(recipe, weights, cells), {"pixels": example}, temporary, {"pixels": {0: "n"}}, outputs)
     return path
 
 

@@ -1,0 +1,133 @@
+"""The claim: more soft tokens a picture buy accuracy, one graft serves every number of them, and each has its price.
+
+Trains on the workspace's catalogue, the same number of steps and tokens each: a graft of one token, a nested one of 1, 4 and 16,
+and a small vision-language model with eyes, to which every patch is a token at every turn. Then all answer the same held-out
+questions. The cost of a turn is the time to the first token of a question about four pictures, in rounds that take turns. Needs
+``[vision] grid = 7`` or as many cells as the encoder has. Nothing is written to the workspace.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pinhole.errors import ConfigError
+from pinhole.workspace import Workspace
+
+if TYPE_CHECKING:
+    from pinhole.config import GraftConfig
+    from pinhole.graft.model import Graft
+    from pinhole.graft.world import World
+
+NEEDS_WORKSPACE = True
+Progress = Callable[[int, int], None]
+PICTURES, ROUNDS = 4, 12
+
+
+@dataclass(frozen=True)
+class Side:
+    """One model to ask: ``count`` soft tokens a picture, ``name`` in the figures' keys."""
+
+    name: str
+    graft: Graft
+    world: World
+    count: int | None
+
+
+def run(workspace: Workspace, progress: Progress | None = None, steps: int = 0, n: int = 500) -> dict[str, float]:
+    """``tokens.SIDE.EXAM`` (sides: alone, k1, k4, k16, patches), ``tokens.SIDE.first_token_s`` and ``.per_item``.
+
+    ``steps`` 0 is those of ``[graft] seeing_steps``.
+    """
+    from pinhole.graft.world import build_world
+
+    catalogue, features, space, split, settings = _opened(workspace)
+    if features.grid < 4:
+        raise ConfigError(f"`vision.grid` = {features.grid}", where="pinhole.toml", fix="set [vision] grid = 7 and run `pinhole build align`")
+    config = workspace.config.graft.model_copy(update={"seeing_steps": steps or workspace.config.graft.seeing_steps, "talking_steps": 0})
+    worlds = {most: build_world(catalogue, features, space, split, settings.category, tokens_per_item=most) for most in (1, 16, features.grid**2)}
+    sides = _trained(worlds, config, progress)
+    figures = _asked(sides, n) | _timed(sides)
+    return figures | {"tokens.steps": float(config.seeing_steps), "tokens.n": float(n)}
+
+
+def _opened(workspace: Workspace) -> tuple[Any, Any, Any, Any, Any]:
+    from pinhole.catalogue.split import Split
+    from pinhole.catalogue.store import Catalogue
+    from pinhole.vision.align import Space
+    from pinhole.vision.features import Features
+
+    space, features, settings = Space.load(workspace.need("align").path), Features.load(workspace.need("embed").path), workspace.config.catalogue
+    return Catalogue(workspace.tables), features, space, Split(settings), settings
+
+
+def _trained(worlds: dict[int, World], config: GraftConfig, progress: Progress | None) -> list[Side]:
+    """Three trainings, one after the other."""
+    from pinhole.evaluation.eyes import Eyed
+
+    total = 3 * config.seeing_steps
+
+    def model(number: int, world: World, most: int) -> Graft:
+        from pinhole.graft.train import new_graft, train
+        from pinhole.graft.warm_start import warm_start
+
+        own = config.model_copy(update={"tokens_per_item": most})
+        graft = new_graft(world, own)
+        warm_start(graft, world, config.seed)
+        with tempfile.TemporaryDirectory() as folder:
+            train(graft, world, (), own, Path(folder), lambda done, _: progress(number * config.seeing_steps + done, total) if progress else None)
+        return graft
+
+    patches = Eyed.of(worlds[max(worlds)])
+    nested = model(1, worlds[16], 16)
+    return [
+        Side("alone", model(0, worlds[1], 1), worlds[1], None),
+        *(Side(f"k{count}", nested, worlds[16], count) for count in (1, 4, 16)),
+        Side("patches", model(2, patches, 1), patches, None),
+    ]
+
+
+def _asked(sides: list[Side], n: int) -> dict[str, float]:
+    """Every exam of seeing: the same draws of pictures, names and words for all sides."""
+    from pinhole.evaluation.answers import choose
+    from pinhole.evaluation.intervals import share
+    from pinhole.evaluation.seeing_exams import EXAMS, questions
+
+    figures: dict[str, float] = {}
+    for side in sides:
+        for key, (kind, _) in EXAMS.items():
+            asked = questions(side.world, kind, n, 0)
+            said = choose(side.graft, asked, tokens_per_item=side.count)
+            figures |= share(f"tokens.{side.name}.{key}", [lesson.answer == answer for lesson, answer in zip(asked, said, strict=True)])
+    return figures
+
+
+def _timed(sides: list[Side]) -> dict[str, float]:
+    """Time to the first token of a question about four pictures never shown before, by itself; tokens that a picture takes."""
+    from pinhole.engines.local import LocalEngine
+    from pinhole.graft.prompt import Message, card, lines
+
+    figures: dict[str, float] = {}
+    spent: dict[str, list[float]] = {side.name: [] for side in sides}
+    engines = [LocalEngine(side.graft, cache_bytes=1 << 20) for side in sides]
+    try:
+        for round in range(ROUNDS + 1):
+            for side, engine in zip(sides, engines, strict=True):
+                pictures = [side.world.soft(i) for i in side.world.pool(True)[round * PICTURES : (round + 1) * PICTURES]]
+                shown = lines([card(k, soft, "") for k, soft in enumerate(pictures, 1)])
+                question = [Message.of("user", *shown, f"\nwhich of them is red? {round}")]
+                began = time.perf_counter()
+                for _ in engine.chat(question, tokens_per_item=side.count, max_tokens=1):
+                    pass
+                if round:  # the first warms up
+                    spent[side.name].append(time.perf_counter() - began)
+                figures[f"tokens.{side.name}.per_item"] = float(len(pictures[0].tokens(side.count or 1)))
+    finally:
+        for engine in engines:
+            engine.close()
+    return figures | {f"tokens.{name}.first_token_s": statistics.median(seconds) for name, seconds in spent.items()}
