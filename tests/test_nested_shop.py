@@ -1,0 +1,69 @@
+"""Four soft tokens a picture from the setting to the answer: embedded with a grid, trained, examined, served and chosen by request."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+
+from built_shop import TINY, inside, tiny_base, write_files
+from pinhole.cli import run
+from pinhole.workspace import Workspace, read_json
+from test_vision import tiny
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    folder = tmp_path_factory.mktemp("nested")
+    write_files(folder)
+    tiny.vit(folder / "see")
+    tiny.bert(folder / "read")
+    encoders = {"vision.image_encoder": f"hf:{folder / 'see'}", "vision.text_encoder": f"hf:{folder / 'read'}"}
+    with pytest.MonkeyPatch.context() as patch, inside(folder):
+        patch.setenv("PINHOLE_CACHE", str(folder / "cache"))
+        assert run(["init", "shop"]) == 0
+        workspace = Workspace.open("shop")
+        workspace.change({**TINY, **encoders, "graft.base": tiny_base(folder / "base"), "vision.grid": 2, "graft.tokens_per_item": 4})
+        renames = ["--map", "id=sku", "--map", "title=name", "--map", "image=photo", "--map", "category=department"]
+        assert run(["ingest", "items", "products.csv", *renames, "-w", "shop"]) == 0
+        assert run(["ingest", "boards", "collections.jsonl", "-w", "shop"]) == 0
+        assert run(["ingest", "queries", "searches.csv", "--map", "text=term", "--map", "item=clicked", "-w", "shop"]) == 0
+        assert run(["build", "-w", "shop"]) == 0
+        yield Workspace.open("shop")
+
+
+def test_each_number_of_tokens_is_examined(shop: Workspace) -> None:
+    figures = shop.need("evaluate").manifest["figures"]
+    assert {f"nested.1.{key}" for key in ("see.category.accuracy", "board.odd_one_out.accuracy")} <= set(figures)
+    assert not any(key.startswith("nested.4.") for key in figures)  # the most is what `see` and `board` are about
+    assert figures["cost.tokens_per_item"] == 4
+    assert read_json(shop.need("graft").path / "graft.json")["nested"] == [1, 4]
+
+
+def test_a_request_chooses(shop: Workspace) -> None:
+    from pinhole.server.app import create_app
+    from pinhole.wiring import open_assistant, open_catalogue
+
+    item = open_catalogue(shop).items(["id"])["id"][0].as_py()
+    app = create_app(open_assistant(shop), open_catalogue(shop), config=shop.config)
+    with TestClient(app) as client:
+
+        def ask(**more: object) -> httpx.Response:
+            content = [{"type": "item", "id": item}, {"type": "text", "text": "what is this?"}]
+            return client.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": content}], **more})
+
+        tokens = {count: ask(tokens_per_item=count, tool_choice="none").json()["usage"]["prompt_tokens"] for count in (1, 4)}
+        assert tokens[4] == tokens[1] + 3 == ask(tool_choice="none").json()["usage"]["prompt_tokens"]
+        refused = ask(tokens_per_item=16)
+        assert refused.status_code == 400 and "reads 1 or 4" in json.dumps(refused.json())
+        assert ask(tokens_per_item="four").status_code == 400
+
+
+def test_a_grid_too_coarse_is_said_at_once(shop: Workspace) -> None:
+    from pinhole.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="do not go together"):
+        shop.change({"graft.tokens_per_item": 16})
