@@ -52,6 +52,11 @@ def test_rendering_continues(prompter: Prompter) -> None:
     assert after.tokens[: len(before.tokens)] == before.tokens
 
 
+def test_where_text_was_cut_is_not_read(prompter: Prompter) -> None:
+    whole = prompter.render([Message.of("user", "show me more like", soft(), "\n#2 dog")])
+    assert prompter.render([Message.of("user", "sho", "w me mo", "", "re like", soft(), "\n", "#2", " dog")]).tokens == whole.tokens
+
+
 def test_cards_leave_no_gap() -> None:
     picture = soft()
     assert card(2, picture, "  a red\n dog ") == ("#2", picture, " a red dog")

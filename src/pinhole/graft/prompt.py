@@ -201,6 +201,21 @@ def parse_call(text: str) -> tuple[str, dict[str, Any]] | None:
 _MARK = re.compile("\ue000(\\d+)\ue001")
 
 
+def runs(parts: Sequence[Part]) -> Iterator[Part]:
+    """The parts with text that stands together joined: how it is read does not depend on where it was cut."""
+    text = ""
+    for part in parts:
+        if isinstance(part, str):
+            text += part
+            continue
+        if text:
+            yield text
+        text = ""
+        yield part
+    if text:
+        yield text
+
+
 class Prompter:
     """Messages → tokens, through the base model's own chat template."""
 
@@ -208,9 +223,9 @@ class Prompter:
         self.tokenizer, self.tokens_per_item = tokenizer, tokens_per_item
         self.end: int = tokenizer.eos_token_id
         self._switch = threading.Lock()  # whether special tokens are read is a setting of the one tokenizer: two threads must not cross
-        self._text = lru_cache(maxsize=65_536)(self._tokenise_text)
-        self._literal = lru_cache(maxsize=4096)(self._tokenise_literal)
-        self._layout = lru_cache(maxsize=4096)(self._template)
+        self.text = lru_cache(maxsize=65_536)(self._tokenise_text)  # a run of content → ids
+        self.literal = lru_cache(maxsize=4096)(self._tokenise_literal)  # a piece of the template → ids
+        self.layout = lru_cache(maxsize=4096)(self._template)
 
     def _tokenise_text(self, text: str) -> tuple[int, ...]:
         with self._switch:
@@ -237,23 +252,23 @@ class Prompter:
         learn: list[bool] = []
         soft: list[Soft] = []
         spoke = False  # the last content was the answer: its end-of-turn token is learned too
-        for piece in self._layout(tuple(message.role for message in messages), generate):
+        for piece in self.layout(tuple(message.role for message in messages), generate):
             if isinstance(piece, str):
-                ids = self._literal(piece)
+                ids = self.literal(piece)
                 tokens += ids
                 learn += [spoke] + [False] * (len(ids) - 1)
                 spoke = False
                 continue
             message = messages[piece]
             spoke = message.role == "assistant" and piece == len(messages) - 1
-            for part in message.parts:
+            for part in runs(message.parts):
                 if isinstance(part, Soft):
                     for one in part.tokens(each):
                         soft.append(one)
                         tokens.append(-len(soft))
                         learn.append(False)
                 else:
-                    ids = self._text(part)
+                    ids = self.text(part)
                     tokens += ids
                     learn += [spoke] * len(ids)
         return Prompt(tuple(tokens), tuple(soft), tuple(learn))
