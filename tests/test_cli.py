@@ -20,7 +20,7 @@ from pinhole.workspace import Workspace
 
 COMMANDS = {
     *("demo", "doctor", "init", "ingest", "sample", "build", "graft", "evaluate", "lessons"),
-    *("search", "related", "chat", "serve", "report", "bench"),
+    *("search", "related", "chat", "serve", "report", "bench", "export"),
 }
 HEAVY = {"torch", "transformers", "lancedb", "pyarrow", "faiss", "onnxruntime", "numpy", "rich", "fastapi", "PIL", "pydantic"}
 ITEMS = '{"id": "a", "title": "Red boat"}\n{"id": "b", "title": "Blue car", "attributes": {"category": "cars"}}\n'

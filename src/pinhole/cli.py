@@ -190,6 +190,21 @@ def report(workspace: Where = None, as_json: Json = False) -> None:
     _finish(console, tasks.report(_open(workspace), console))
 
 
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder, or an earlier export.")],
+    workspace: Where = None,
+    as_json: Json = False,
+) -> None:
+    """Write the graft as a plain Hugging Face checkpoint.
+
+    With its projector, a model card that holds the exams' figures, and how to serve it on vLLM.
+    """
+    from pinhole import tasks
+
+    _finish(Console(as_json), tasks.export(_open(workspace), folder))
+
+
 # -- using it -----------------------------------------------------------------------------------
 
 

@@ -196,6 +196,38 @@ def _about(workspace: Workspace, exams: Artefact) -> dict[str, str]:
     }
 
 
+def export(workspace: Workspace, folder: Path) -> Answer:
+    """Write the latest graft as a plain checkpoint, with what its own exams said. Raises :class:`UsageError` where something else is there."""
+    from pinhole.graft.export import Card, check_place, serving_name
+    from pinhole.graft.export import export as write
+
+    check_place(folder)
+    graft, exams = workspace.need("graft"), workspace.latest("evaluate")
+    if exams is not None and exams.manifest["recipe"]["inputs"]["graft"] != graft.key:
+        exams = None  # of another graft
+    base, space = graft.manifest["recipe"]["settings"]["graft.base"], read_json(graft.path / "graft.json")["space"]
+    card = Card(serving_name(graft.key), base, space, _examined(exams.manifest["figures"]) if exams else ())
+    write(graft.path, folder, card)
+    value = {"export": str(folder), "name": card.name, "space": space, "examined": exams is not None}
+    return Answer(value, [f"wrote {folder}. {folder / 'README.md'} says how to serve it"])
+
+
+def _examined(figures: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Rows of a model card: name, figure, and its n, interval and marks."""
+    from pinhole.evaluation.figures import grouped, written
+
+    rows = []
+    for group in grouped(figures):
+        for row in group.rows:
+            beside = [f"{mark} {written(value, row.named.unit)}" for mark, value in row.marks.items()]
+            if row.low is not None and row.high is not None:
+                beside.insert(0, f"95% {written(row.low, row.named.unit)} to {written(row.high, row.named.unit)}")
+            if row.n is not None:
+                beside.insert(0, f"n = {row.n:,}")
+            rows.append((f"{group.title}: {row.named.label}", written(row.value, row.named.unit), ", ".join(beside)))
+    return rows
+
+
 # -- finding ------------------------------------------------------------------------------------
 
 
