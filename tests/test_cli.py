@@ -88,6 +88,12 @@ def test_every_command_is_there_and_has_help(capsys: pytest.CaptureFixture[str])
         (["demo", "--quick", "--full"], 2, ["--quick and --full"]),
         (["search", "x", "-w", "nowhere"], 1, ["not a workspace", "nowhere", "pinhole init"]),
         (["bench", "nothing"], 2, ["no benchmark `nothing`"]),
+        (["bench", "turn", "--quick", "--long"], 2, ["--quick and --long"]),
+        (["bench", "--quick"], 2, ["for one benchmark", "pinhole bench turn --quick"]),
+        (["bench", "align", "--quick"], 2, ["`align` has one size only"]),
+        (["bench", "align", "--plot", "x.png"], 2, ["`align` draws no plot"]),
+        (["bench", "turn", "--plot", "x.pdf"], 2, ["x.pdf", "name a .png"]),
+        (["bench", "turn", "--plot", "nowhere/x.png"], 2, ["nowhere/x.png", "folder that exists"]),
         (["related", "nothing"], 1, ["pinhole"]),
     ],
 )

@@ -259,13 +259,21 @@ def serve(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(metavar="[NAME]", help="One benchmark (default: all).")] = "", workspace: Where = None, as_json: Json = False
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="One benchmark (default: all).")] = "",
+    quick: Annotated[bool, typer.Option("--quick", help="The small sizes only, where a benchmark has several.")] = False,
+    long: Annotated[bool, typer.Option("--long", help="The largest size too.")] = False,
+    plot: Annotated[Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw the figures, where a benchmark has a plot.")] = None,
+    workspace: Where = None,
+    as_json: Json = False,
 ) -> None:
     """Measure a claim beside what it is compared with."""
     from pinhole import tasks
+    from pinhole.errors import UsageError
 
+    if quick and long:
+        raise UsageError("--quick and --long exclude each other", fix="take one, or neither for the default")
     console = Console(as_json)
-    _finish(console, tasks.bench(name, workspace, console))
+    _finish(console, tasks.bench(name, workspace, console, "quick" if quick else "long" if long else "", plot))
 
 
 def _open(folder: Path | None) -> Workspace:

@@ -6,7 +6,7 @@ Knows nothing of options or exit codes, and nothing of how a room works.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from pinhole.console import Console, columns
 from pinhole.errors import IngestError, UnknownName, UsageError, WorkspaceError
 from pinhole.stages import STAGES
 from pinhole.stages import build as run_stages
-from pinhole.workspace import Artefact, Workspace, read_json, write_json
+from pinhole.workspace import Artefact, Workspace, disk_errors, read_json, write_json
 
 SAMPLES = "samples.json"
 
@@ -264,8 +264,11 @@ def _hits(workspace: Workspace, hits: Sequence[Any]) -> Answer:
 # -- benchmarks ---------------------------------------------------------------------------------
 
 
-def bench(name: str, folder: Path | None, console: Console) -> Answer:
-    """Run one benchmark, or all that can run here; ``benchmarks/__init__.py`` says what a benchmark is."""
+def bench(name: str, folder: Path | None, console: Console, size: str = "", picture: Path | None = None) -> Answer:
+    """Run one benchmark, or all that can run here; ``benchmarks/__init__.py`` says what a benchmark is.
+
+    ``size`` is "quick" or "long" where the benchmark has sizes, ``picture`` a file for its plot where it draws one.
+    """
     import importlib
     import pkgutil
 
@@ -274,9 +277,11 @@ def bench(name: str, folder: Path | None, console: Console) -> Answer:
     known = sorted(one.name for one in pkgutil.iter_modules(benchmarks.__path__) if not one.name.startswith("_"))
     if name and name not in known:
         raise UnknownName(f"no benchmark `{name}`", fix="benchmarks: " + ", ".join(known))
+    modules = {one: importlib.import_module(f"pinhole.benchmarks.{one}") for one in ([name] if name else known)}
+    _can_be_asked(name, modules, size, picture)
     found: dict[str, Any] = {}
-    for one in [name] if name else known:
-        module = importlib.import_module(f"pinhole.benchmarks.{one}")
+    lines: list[str] = []
+    for one, module in modules.items():
         needs = getattr(module, "NEEDS_WORKSPACE", False)
         try:
             workspace = wiring.find_workspace(folder)
@@ -289,5 +294,23 @@ def bench(name: str, folder: Path | None, console: Console) -> Answer:
             workspace = None
         console.say(f"{one}: {(module.__doc__ or '').splitlines()[0]}")
         with console.bar(one) as progress:
-            found |= module.run(workspace, progress)
-    return Answer(found, columns(list(found.items())))
+            figures = module.run(workspace, progress, module.SIZES[size]) if size else module.run(workspace, progress)
+        found |= figures
+        lines += module.table(figures) if hasattr(module, "table") else columns(list(figures.items()))
+        if picture is not None:
+            with disk_errors(picture):
+                module.plot(figures, picture)
+            lines.append(f"wrote {picture}")
+    return Answer(found, lines)
+
+
+def _can_be_asked(name: str, modules: Mapping[str, Any], size: str, picture: Path | None) -> None:
+    """Raises :class:`UsageError` for what the benchmark does not have, before it runs for minutes."""
+    if not name and (size or picture):
+        raise UsageError("--quick, --long and --plot are for one benchmark", fix="name it, as in `pinhole bench turn --quick`")
+    if size and size not in getattr(modules[name], "SIZES", {}):
+        raise UsageError(f"`{name}` has one size only", fix=f"run it without --{size}")
+    if picture is not None and not hasattr(modules[name], "plot"):
+        raise UsageError(f"`{name}` draws no plot", fix="run it without --plot")
+    if picture is not None and (picture.suffix != ".png" or not picture.resolve().parent.is_dir()):
+        raise UsageError("not a file to draw", where=str(picture), fix="name a .png in a folder that exists")
