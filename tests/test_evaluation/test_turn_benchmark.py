@@ -59,8 +59,8 @@ def test_a_cached_tower_is_the_tower() -> None:
     from pinhole.benchmarks._random_vlm import pictures
 
     sides = turn._Sides()
-    asked = sides._prompt(1)
+    asked, vlm = sides._prompt(1), sides.models["plain"][0]
     with torch.inference_mode():
-        looked = sides.vlm(**asked, **pictures(DENSE.tower, 1, 64, torch.bfloat16), logits_to_keep=1).logits
-        kept = sides.vlm(**asked, image_grid_thw=sides.one["image_grid_thw"], mm_encoder_outputs={"image": sides.seen}, logits_to_keep=1).logits
+        looked = vlm(**asked, **pictures(DENSE.tower, 1, 64, torch.bfloat16), logits_to_keep=1).logits
+        kept = vlm(**asked, image_grid_thw=sides.one["image_grid_thw"], mm_encoder_outputs={"image": sides.seen}, logits_to_keep=1).logits
     assert torch.equal(looked, kept) and torch.isfinite(looked).all()

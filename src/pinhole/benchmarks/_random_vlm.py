@@ -6,6 +6,7 @@ memory holds one copy. Knows nothing of what is measured with them.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -90,6 +91,27 @@ def _filled(kind: Any, config: Any, dtype: torch.dtype) -> Any:
         flat[:whole].view(-1, _TILE).copy_(tile)
         flat[whole:].copy_(tile[: len(flat) - whole])
     return model.eval()
+
+
+def packed(vlm: Any, lm: Any) -> tuple[Any, Any] | None:
+    """Both once more with weights laid out ahead (twice the memory); None where there is no such layout."""
+    from pinhole.engines.packed import PackedLinear, packable
+
+    if not packable(lm, limit=None):
+        return None
+    pair: list[Any] = []
+    laid: dict[int, nn.Module] = {}
+    for model in (vlm, lm):
+        memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+        pair.append(copy.deepcopy(model, memo))
+        with torch.inference_mode():
+            for parent in list(pair[-1].modules()):
+                for name, child in list(parent.named_children()):
+                    if isinstance(child, nn.Linear):
+                        at = child.weight.data_ptr()
+                        laid[at] = laid[at] if at in laid else PackedLinear(child, rows=512)
+                        setattr(parent, name, laid[at])
+    return pair[0], pair[1]
 
 
 def _rotary_anew(model: nn.Module) -> None:

@@ -3,7 +3,8 @@
 One process, one model of the real Qwen3-VL-2B shapes with random weights in bfloat16, sides in turns: the whole model on
 images of 512 × 512 pixels; the same with its tower's output kept (256 tokens an image); the graft, projector included, with
 k = 1, 4 and 16 soft tokens an image; and the floor, as many ordinary tokens as the graft's prompt with k = 1. What is
-timed is one forward pass to the logits of the last position, nothing cached, on the same threads. Looking at a picture
+timed is one forward pass to the logits of the last position, nothing cached, on the same threads, each side with the attention
+and the layout of weights that is fastest for it. Looking at a picture
 that was never seen is reported apart, and what all this costs on paper beside it.
 """
 
@@ -44,12 +45,13 @@ def run(workspace: Workspace | None = None, progress: Progress | None = None, si
     figures |= {"turn.tower_image_s": sides.tower_s} | _encoder(workspace)
     for place, images in enumerate(sizes):
         times: dict[str, list[float]] = {}
+        layouts = sides.choose(images)
         for turn in range(ROUNDS):
-            for name, seconds in sides.round(images, turn):
+            for name, seconds in sides.round(layouts, images, turn):
                 times.setdefault(name, []).append(seconds)
             if progress:
                 progress(place * ROUNDS + turn + 1, len(sizes) * ROUNDS)
-        figures |= _figures(images, times)
+        figures |= _figures(images, times) | {f"turn.n{images}.weights.{side}": name for side, name in zip(("vlm", "graft"), layouts, strict=True)}
     return figures | flops.on_paper()
 
 
@@ -75,92 +77,114 @@ def _figures(images: int, times: Mapping[str, Sequence[float]]) -> dict[str, flo
 
 
 class _Sides:
-    """The model and what each side asks of it; every method takes seconds of one forward pass."""
+    """The model and what each side asks of it; every method takes seconds of one forward pass.
+
+    Every side runs as fast as this machine lets it: attention of the tower and the layout of the weights are tried, the faster is taken.
+    """
 
     def __init__(self) -> None:
         import torch
 
-        from pinhole.benchmarks._random_vlm import pictures, random_vlm, without_eyes
+        from pinhole.benchmarks._random_vlm import packed, pictures, random_vlm, without_eyes
         from pinhole.graft.projector import Projector
 
-        self.vlm = random_vlm(SHAPE, torch.bfloat16)
-        self.lm = without_eyes(self.vlm)
+        vlm = random_vlm(SHAPE, torch.bfloat16)
+        self.models = {"plain": (vlm, without_eyes(vlm))}
+        if (laid := packed(*self.models["plain"])) is not None:
+            self.models["packed"] = laid
         self.projector = Projector(CONTENT, SHAPE.language.hidden).eval()
         self.one = pictures(SHAPE.tower, 1, EDGE, torch.bfloat16)
+        towers = {(attention, layout): pair[0].model.visual for layout, pair in self.models.items() for attention in ("sdpa", "eager")}
         with torch.inference_mode():
-            self.tower_s, self.attention = min((self._look(name), name) for name in ("sdpa", "eager"))
-            self.vlm.model.visual.config._attn_implementation = self.attention
-            self.seen = self.vlm.model.get_image_features(**self.one, return_dict=True)
+            self.tower_s, (self.attention, layout) = min((self._look(tower, name[0]), name) for name, tower in towers.items())
+            tower = towers[self.attention, layout]
+            tower.config._attn_implementation = self.attention
+            for pair in self.models.values():
+                pair[0].model.visual = tower
+            self.seen = vlm.model.get_image_features(**self.one, return_dict=True)
 
-    def _look(self, attention: str, times: int = 3) -> float:
-        """Seconds of the tower on one image, the best of a few: the faster attention is taken."""
-        self.vlm.model.visual.config._attn_implementation = attention
-        return min(_seconds(lambda: self.vlm.model.visual(self.one["pixel_values"], grid_thw=self.one["image_grid_thw"])) for _ in range(times))
+    def _look(self, tower: Any, attention: str, times: int = 3) -> float:
+        """Seconds of the tower on one image, the best of a few."""
+        tower.config._attn_implementation = attention
+        return min(_seconds(lambda: tower(self.one["pixel_values"], grid_thw=self.one["image_grid_thw"])) for _ in range(times))
 
-    def round(self, images: int, number: int) -> Iterator[tuple[str, float]]:
-        """Each side once, the short ones several times, beginning with another one each time."""
+    def choose(self, images: int) -> tuple[str, str]:
+        """The faster layout of the language model's weights for the long prompts and for the short ones; and a warm-up of both."""
         import torch
 
         with torch.inference_mode():
-            yield "full_s", self.full(images)
-            yield "cached_tower_s", self.cached_tower(images)
-            short: list[tuple[str, Callable[[], float]]] = [("floor_s", lambda: self.floor(images))]
+            long = min(self.models, key=lambda name: self.cached_tower(name, images))
+            short = min(self.models, key=lambda name: min(self.graft(name, images, 1) for _ in range(SHORT)))
+        return long, short
+
+    def round(self, layouts: tuple[str, str], images: int, number: int) -> Iterator[tuple[str, float]]:
+        """Each side once, the short ones several times, beginning with another one each time."""
+        import torch
+
+        long, short = layouts
+        with torch.inference_mode():
+            yield "full_s", self.full(long, images)
+            yield "cached_tower_s", self.cached_tower(long, images)
+            sides: list[tuple[str, Callable[[], float]]] = [("floor_s", lambda: self.floor(short, images))]
             for k in TOKENS:
-                short.append(("graft_s" if k == 1 else f"graft_s.k{k}", lambda k=k: self.graft(images, k)))  # type: ignore[misc]
-            self.floor(images)  # the long ones have left nothing in the processor's caches
+                sides.append(("graft_s" if k == 1 else f"graft_s.k{k}", lambda k=k: self.graft(short, images, k)))  # type: ignore[misc]
+            self.floor(short, images)  # the long ones have left nothing in the processor's caches
             for turn in range(SHORT):
-                start = (number + turn) % len(short)
-                for name, side in (*short[start:], *short[:start]):
+                start = (number + turn) % len(sides)
+                for name, side in (*sides[start:], *sides[:start]):
                     yield name, side()
 
-    def full(self, images: int) -> float:
+    def full(self, layout: str, images: int) -> float:
         """Every image is looked at."""
         from pinhole.benchmarks._random_vlm import pictures
 
-        looking, asked = pictures(SHAPE.tower, images, EDGE, self.vlm.dtype), self._prompt(images)
-        return _seconds(lambda: self.vlm(**asked, **looking, use_cache=False, logits_to_keep=1))
+        vlm = self.models[layout][0]
+        looking, asked = pictures(SHAPE.tower, images, EDGE, vlm.dtype), self._prompt(images)
+        return _seconds(lambda: vlm(**asked, **looking, use_cache=False, logits_to_keep=1))
 
-    def cached_tower(self, images: int) -> float:
+    def cached_tower(self, layout: str, images: int) -> float:
         """The tower's output is there, for its DeepStack layers too."""
         seen = type(self.seen)(
             pooler_output=self.seen.pooler_output * images, deepstack_features=[layer * images for layer in self.seen.deepstack_features]
         )
         asked = self._prompt(images) | {"image_grid_thw": self.one["image_grid_thw"].repeat(images, 1)}
-        return _seconds(lambda: self.vlm(**asked, mm_encoder_outputs={"image": seen}, use_cache=False, logits_to_keep=1))
+        return _seconds(lambda: self.models[layout][0](**asked, mm_encoder_outputs={"image": seen}, use_cache=False, logits_to_keep=1))
 
-    def graft(self, images: int, k: int) -> float:
+    def graft(self, layout: str, images: int, k: int) -> float:
         """``k`` soft tokens an image, from vectors that were computed once."""
         import torch
 
-        vectors, ids = torch.randn(images * k, CONTENT), self._words(Turn(images).tokens(k))
+        lm, vectors, ids = self.models[layout][1], torch.randn(images * k, CONTENT), _words(Turn(images).tokens(k))
         where = torch.zeros(len(ids[0]), dtype=torch.bool)
         where[-images * k :] = True  # their place is all the same to a forward pass
 
         def ask() -> None:
-            embedded = self.lm.get_input_embeddings()(ids)
+            embedded = lm.get_input_embeddings()(ids)
             embedded[0, where] = self.projector(vectors).to(embedded.dtype)
-            self.lm(inputs_embeds=embedded, use_cache=False, logits_to_keep=1)
+            lm(inputs_embeds=embedded, use_cache=False, logits_to_keep=1)
 
         return _seconds(ask)
 
-    def floor(self, images: int) -> float:
+    def floor(self, layout: str, images: int) -> float:
         """As many ordinary tokens as the graft reads with k = 1."""
-        ids = self._words(Turn(images).tokens(1))
-        return _seconds(lambda: self.lm(input_ids=ids, use_cache=False, logits_to_keep=1))
-
-    def _words(self, tokens: int) -> Any:
-        import torch
-
-        return torch.arange(tokens)[None] % (SHAPE.language.vocab - 2)
+        ids = _words(Turn(images).tokens(1))
+        return _seconds(lambda: self.models[layout][1](input_ids=ids, use_cache=False, logits_to_keep=1))
 
     def _prompt(self, images: int) -> dict[str, Any]:
         """Ids (1, tokens) with room for every image's tokens, and which of them are an image's."""
         import torch
 
-        each, turn, image = SHAPE.tower.tokens(EDGE), Turn(images), self.vlm.config.image_token_id
+        each, turn, image = SHAPE.tower.tokens(EDGE), Turn(images), self.models["plain"][0].config.image_token_id
         marked = torch.tensor([*range(turn.marks), *[image] * each]).repeat(images)
-        ids = torch.cat([self._words(turn.words)[0], marked])[None]
+        ids = torch.cat([_words(turn.words)[0], marked])[None]
         return {"input_ids": ids, "mm_token_type_ids": (ids == image).int()}
+
+
+def _words(tokens: int) -> Any:
+    """Ids (1, tokens) of ordinary text."""
+    import torch
+
+    return torch.arange(tokens)[None] % (SHAPE.language.vocab - 2)
 
 
 def _seconds(what: Callable[[], object]) -> float:

@@ -29,12 +29,12 @@ class PackedLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")  # type: ignore[no-any-return]
 
 
-def packable(lm: Any) -> bool:
-    """Is there a layout, does it give the same numbers, and is the model small enough to hold twice?"""
+def packable(lm: Any, limit: int | None = LIMIT) -> bool:
+    """Is there a layout, does it give the same numbers, and is the model small enough to hold twice (``limit`` in bytes)?"""
     linears = [module for module in lm.modules() if isinstance(module, nn.Linear)]
     if not linears or lm.dtype is not torch.bfloat16 or lm.device.type != "cpu":
         return False
-    if sum(module.weight.nbytes for module in linears) > LIMIT:
+    if limit is not None and sum(module.weight.nbytes for module in linears) > limit:
         return False
     try:
         if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
