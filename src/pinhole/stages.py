@@ -184,5 +184,5 @@ STAGES: dict[str, Stage] = _named(
     Stage("align", ("embed",), ("align", "catalogue"), ("items", "boards", "queries"), 3, _align),
     Stage("index", ("embed", "align"), ("index", "align", "catalogue"), ("items", "boards", "queries"), 3, _index),
     Stage("graft", ("embed", "align"), ("graft", "catalogue"), ("items", "boards"), 13, _graft, _base_and_tools),
-    Stage("evaluate", ("embed", "align", "index", "graft"), ("evaluate", "catalogue"), ("items", "boards", "queries"), 8, _evaluate),
+    Stage("evaluate", ("embed", "align", "index", "graft"), ("evaluate", "catalogue"), ("items", "boards", "queries"), 9, _evaluate),
 )

@@ -13,6 +13,7 @@ from typing import Any
 
 from pinhole import wiring
 from pinhole.builder import Outcome, closure
+from pinhole.catalogue.prices import load_prices
 from pinhole.console import Console, columns
 from pinhole.errors import IngestError, UnknownName, UsageError, WorkspaceError
 from pinhole.stages import STAGES
@@ -83,6 +84,7 @@ def samples(workspace: Workspace) -> list[str]:
 def build(workspace: Workspace, names: Sequence[str], console: Console) -> Answer:
     """Bring stages up to date. The answer ends with the exams' figures when ``evaluate`` was among them."""
     closure(names, STAGES)  # a wrong name is said before an empty catalogue
+    load_prices(workspace.root)  # and a wrong price before an hour's work
     wiring.need_items(workspace)
     outcomes = run_stages(workspace, names, track=console.bar, log=console.say)
     value: dict[str, Any] = {"workspace": str(workspace.root), "stages": {one.stage: stage_cost(workspace, one) for one in outcomes}}
@@ -115,8 +117,11 @@ def set_base(workspace: Workspace, base: str) -> Workspace:
 
 
 def figures(workspace: Workspace) -> dict[str, Any]:
-    """The flat figures of the latest exams."""
-    return dict(workspace.need("evaluate").manifest["figures"])
+    """The flat figures of the latest exams, and what their turns cost by today's table of prices."""
+    from pinhole.evaluation.cost import bills, flat
+
+    measured = dict(workspace.need("evaluate").manifest["figures"])
+    return measured | flat(bills(measured, load_prices(workspace.root)))
 
 
 def evaluate(workspace: Workspace, console: Console) -> Answer:
@@ -161,6 +166,7 @@ def _lesson_lines(lesson: dict[str, Any]) -> list[str]:
 
 def report(workspace: Workspace, console: Console) -> Answer:
     """Write ``report.html`` from the latest exams, which are brought up to date first."""
+    from pinhole.evaluation.cost import bills
     from pinhole.evaluation.report import write_report
 
     build(workspace, ["evaluate"], console)
@@ -175,6 +181,7 @@ def report(workspace: Workspace, console: Console) -> Answer:
         curves={"Embedding space": made["align"].path / "curve.json", "Language model": made["graft"].path / "curve.json"},
         stages=[artefact.manifest for artefact in made.values()],
         thumbnail=wiring.thumbnails(workspace),
+        bills=bills(exams.manifest["figures"], load_prices(workspace.root)),
     )
     return Answer({"report": str(path)}, [f"wrote {path}"])
 

@@ -96,7 +96,8 @@ def _checked(data: dict[str, Any], where: str) -> Prices:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            kind = {"frontier": Frontier, "machine": Machine, "use": Use}.get(str(first["loc"][0]), Prices)
+            kinds: dict[str, type[BaseModel]] = {"frontier": Frontier, "machine": Machine, "use": Use}
+            kind = kinds.get(str(first["loc"][0]), Prices)
             raise ConfigError(f"unknown key `{key}`", where=where, fix="known here: " + ", ".join(kind.model_fields)) from None
         if first["type"] == "missing":
             raise ConfigError(f"`{key}` is missing", where=where, fix="every price has a source (a URL) and the date on which it was read") from None

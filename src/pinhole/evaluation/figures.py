@@ -137,10 +137,16 @@ GROUPS: dict[str, tuple[str, str, dict[str, Named]]] = {
     ),
     "cost": (
         "Cost",
-        "What a picture takes in a prompt.",
+        "What a picture takes in a prompt, and what a turn of the exams of tools took: one answer, a call or a text.",
         {
             "cost.tokens_per_item": Named("Tokens of a picture", "", "tokens"),
             "cost.tokens_per_card": Named("Tokens of a card", "number, picture and short title", "tokens"),
+            "cost.turn.prompt_tokens": Named("Tokens a turn reads", "with rules, tools and pictures", "tokens"),
+            "cost.turn.cached_tokens": Named("… of them cached", "rules and tools, mostly", "tokens"),
+            "cost.turn.completion_tokens": Named("Tokens a turn says", "", "tokens"),
+            "cost.turn.pictures": Named("Pictures in a turn", "", "number"),
+            "cost.turn.gflops": Named("Arithmetic of a turn", "GFLOPs, from the shape of the model and its tokens", "number"),
+            "cost.turns_per_s": Named("Turns answered", "by all engines together, as many at once as they take", "per second"),
         },
     ),
 }

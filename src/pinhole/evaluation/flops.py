@@ -8,6 +8,7 @@ a thousandth, are left out. Knows nothing of seconds: memory traffic and how wel
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 CHANNELS, FRAMES = 3, 2  # of a patch: an image is a video of one frame, shown twice
 
@@ -27,12 +28,45 @@ class Language:
     active: int = 0
     tied: bool = False
 
-    def prefill(self, tokens: int) -> float:
-        """FLOPs of reading ``tokens``, and logits of the last one."""
+    @classmethod
+    def of(cls, config: Any) -> Language:
+        """The shape of any decoder with gated MLPs, from its ``transformers`` configuration."""
+        text = config.get_text_config()
+        experts = int(getattr(text, "num_experts", 0) or 0)
+        heads = int(text.num_attention_heads)
+        return cls(
+            layers=int(text.num_hidden_layers),
+            hidden=int(text.hidden_size),
+            heads=heads,
+            kv_heads=int(getattr(text, "num_key_value_heads", None) or heads),
+            mlp=int(text.moe_intermediate_size if experts else text.intermediate_size),
+            head=int(getattr(text, "head_dim", None) or text.hidden_size // heads),
+            vocab=int(text.vocab_size),
+            experts=experts,
+            active=int(text.num_experts_per_tok) if experts else 0,
+            tied=bool(config.tie_word_embeddings),
+        )
+
+    def read(self, tokens: float, before: float = 0) -> float:
+        """FLOPs of reading ``tokens`` after ``before`` that are cached, without logits."""
         projections = 2 * self.hidden * self.head * (self.heads + 2 * self.kv_heads) + 2 * self.heads * self.head * self.hidden
         mlp = 3 * 2 * self.hidden * self.mlp * max(1, self.active) + 2 * self.hidden * self.experts  # gate, up, down; the router
-        pairs = 2 * 2 * self.heads * self.head * tokens * tokens  # queries with keys, weights with values
-        return float(self.layers * (tokens * (projections + mlp) + pairs) + 2 * self.hidden * self.vocab)
+        pairs = 2 * 2 * self.heads * self.head * tokens * (before + tokens)  # queries with keys, weights with values
+        return float(self.layers * (tokens * (projections + mlp) + pairs))
+
+    @property
+    def logits(self) -> float:
+        """FLOPs of the logits of one position."""
+        return float(2 * self.hidden * self.vocab)
+
+    def prefill(self, tokens: int) -> float:
+        """FLOPs of reading a prompt, and logits of its last token."""
+        return self.read(tokens) + self.logits
+
+    def answer(self, prompt: int, cached: int, said: int) -> float:
+        """FLOPs of an answer of ``said`` tokens: the prompt's new tokens at once, then one token at a time."""
+        decoded = sum(self.read(1, prompt + place) + self.logits for place in range(said - 1))  # the last one is not read back
+        return self.read(prompt - cached, cached) + self.logits + decoded
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any
 
 from pinhole.config import GraftConfig
 from pinhole.errors import Corrupt
+from pinhole.evaluation.cost import Bill, flat
 from pinhole.evaluation.curves import drawing
 from pinhole.evaluation.figures import ALSO, MARKS, Group, Row, clock, grouped, written
 from pinhole.evaluation.page import Album, Html, Thumbnail, el, join, page, said, turns
@@ -57,12 +58,14 @@ def write_report(
     curves: Mapping[str, Path],
     stages: Sequence[Mapping[str, Any]],
     thumbnail: Thumbnail,
+    bills: Sequence[Bill] = (),
 ) -> Path:
     """Write the page and return its path.
 
     ``about`` are facts for its head (what the workspace holds, the models, the machine, the day), ``conversations``
     as :mod:`pinhole.evaluation.exams` writes them, ``curves`` titles and ``curve.json`` files (absent ones are left out),
-    ``stages`` manifests in the order of the build, ``thumbnail`` gives an item's small picture by id. Raises
+    ``stages`` manifests in the order of the build, ``thumbnail`` gives an item's small picture by id, ``bills`` are what the
+    measured turns come to in money. Raises
     ``DiskFull``, and ``Corrupt`` where a curve cannot be read.
     """
     groups = grouped(figures)
@@ -78,8 +81,9 @@ def write_report(
         if drawn
         else None,
         _section("What the build cost", "When each stage last ran, on the machine it ran on.", _stages(stages)) if stages else None,
+        _money(bills, figures, about.get("machine", "")) if bills else None,
         _conversations(conversations, Album(thumbnail)) if conversations else None,
-        _everything(figures),
+        _everything({**figures, **flat(bills)}),
     ]
     with disk_errors(out):
         write_atomic(out, page(f"{name}: Pinhole report", *body))
@@ -222,6 +226,32 @@ def _stages(stages: Sequence[Mapping[str, Any]]) -> Html:
     head = el("tr", el("th", "stage"), el("th", "time", class_="end"), el("th", ""), el("th", "peak memory", class_="end"))
     foot = el("tr", el("td", "all"), el("td", clock(total), class_="end number"), el("td"), el("td", f"{peak:.1f} GB", class_="end number"))
     return el("div", el("table", el("thead", head), el("tbody", *rows), el("tfoot", foot)), class_="wide")
+
+
+def _money(bills: Sequence[Bill], figures: Mapping[str, float], machine: str) -> Html:
+    n = int(figures["cost.turns_per_s.n"])
+    lead = (
+        f"USD for a thousand turns like those of the exams (n {n:,}; one answer each, a call or a text). The own model is charged by reserved "
+        f"machine time at the throughput measured on {machine or 'this machine'}, every slot taken: an idle hour costs as much. "
+        "Frontier models are charged by tokens, with the text counted by the own model's tokenizer and pictures of 512 × 512 pixels."
+    )
+    dearest = max(bill.usd or 0.0 for bill in bills)
+    rows = [_bill(bill, dearest) for bill in bills]
+    head = el(
+        "tr", el("th", "a thousand turns by"), el("th", "USD", class_="end"), el("th", "what it was made of"), el("th", "price read", class_="end")
+    )
+    return _section("What a turn costs", lead, el("div", el("table", el("thead", head), el("tbody", *rows)), class_="wide"))
+
+
+def _bill(bill: Bill, dearest: float) -> Html:
+    length = el("span", el("i", style=f"width:{100 * bill.usd / dearest:.2f}%"), class_="length") if bill.usd and dearest else None
+    return el(
+        "tr",
+        el("td", el("b", bill.name), el("code", bill.key)),
+        el("td", el("b", "not measured" if bill.usd is None else f"{bill.usd:,.3g}"), class_="end number"),
+        el("td", length, el("small", bill.formula), class_="measure"),
+        el("td", bill.date, el("small", bill.source), class_="end"),
+    )
 
 
 # -- conversations --------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import contextlib
 import json
 import random
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from pinhole.config import GraftConfig
-from pinhole.engines.base import Call, Done, Engine, TextDelta
+from pinhole.engines.base import Call, Done, Engine, TextDelta, Usage
 from pinhole.errors import PinholeError, UsageError
+from pinhole.evaluation import cost
 from pinhole.evaluation.answers import blinded
+from pinhole.evaluation.flops import Language
 from pinhole.evaluation.intervals import share
 from pinhole.graft import toolbank
 from pinhole.graft.prompt import Message, Part, Soft, ToolSchema, system
@@ -42,6 +45,7 @@ class Reply:
 
     call: Call | None
     text: str
+    usage: Usage = Usage()
 
     @property
     def said(self) -> str:
@@ -106,15 +110,16 @@ def ask(engines: Sequence[Engine], lessons: Sequence[Lesson], progress: Progress
 
 
 def _reply(engine: Engine, lesson: Lesson) -> Reply:
-    call, text = None, ""
+    call, text, usage = None, "", Usage()
     for event in engine.chat(lesson.messages[:-1], lesson.tools, max_tokens=48):
         if isinstance(event, Call):
             call = event
         elif isinstance(event, TextDelta):
             text += event.text
         elif isinstance(event, Done):
+            usage = event.usage
             break
-    return Reply(call, text)
+    return Reply(call, text, usage)
 
 
 def _plain(value: Any) -> Any:
@@ -173,22 +178,39 @@ def marks(turns: Sequence[Lesson], replies: Sequence[Reply]) -> dict[str, list[b
 
 
 def tool_exams(
-    engines: Sequence[Engine], world: World, own: Sequence[ToolSchema], config: GraftConfig, n: int, seed: int, progress: Progress | None = None
+    engines: Sequence[Engine],
+    world: World,
+    own: Sequence[ToolSchema],
+    config: GraftConfig,
+    n: int,
+    seed: int,
+    progress: Progress | None = None,
+    language: Language | None = None,
 ) -> tuple[dict[str, float], list[tuple[Lesson, str]]]:
-    """Figures, and every turn with what the model said. Chance is a name drawn among the tools and none; nobody draws arguments."""
+    """Figures, and every turn with what the model said. Chance is a name drawn among the tools and none; nobody draws arguments.
+
+    What the turns cost is measured on the way (``language``: arithmetic too).
+    """
     turns = [*core_turns(world, own, config, n, seed), *unseen_turns(world, own, config, n, seed)]
-    pictured = [any(isinstance(part, Soft) for message in turn.messages for part in message.parts) for turn in turns]
-    replies = ask(engines, [*turns, *(blinded(turn, world.mean) for turn, dark in zip(turns, pictured, strict=True) if dark)], progress)
+    pictured = [_pictures(turn) > 0 for turn in turns]
+    questions = [*turns, *(blinded(turn, world.mean) for turn, dark in zip(turns, pictured, strict=True) if dark)]
+    began = time.perf_counter()
+    replies = ask(engines, questions, progress)
+    seconds = time.perf_counter() - began
     later = iter(replies[len(turns) :])
     unseeing = [next(later) if dark else reply for reply, dark in zip(replies, pictured, strict=False)]  # no picture: the same question
     right, blind = marks(turns, replies[: len(turns)]), marks(turns, unseeing)
-    figures: dict[str, float] = {}
+    figures = cost.measured([reply.usage for reply in replies], [_pictures(question) for question in questions], seconds, language)
     for key, answers in right.items():
         figures |= share(key, answers)
         if answers and not key.startswith("tools.by_kind."):
             figures[f"{key}.blind"] = sum(blind[key]) / len(blind[key])
             figures[f"{key}.chance"] = 1 / (len(own) + 1) if key == "tools.name" else 0.0
     return figures, [(turn, reply.said) for turn, reply in zip(turns, replies, strict=False)]
+
+
+def _pictures(turn: Lesson) -> int:
+    return sum(isinstance(part, Soft) for message in turn.messages for part in message.parts)
 
 
 # -- anybody's questions --------------------------------------------------------------------------
