@@ -332,3 +332,15 @@ def test_packed_weights_give_the_same_numbers() -> None:
     with torch.inference_mode():
         plain, packed = graft.lm(ids).logits.float(), serving_copy(graft.lm)(ids).logits.float()
     assert (plain - packed).abs().max() <= 0.05 * plain.abs().max()
+
+
+def test_a_board_is_projected_in_bfloat16_and_is_the_same_to_a_rounding() -> None:
+    graft = tiny_graft()
+    graft.lm.to(torch.bfloat16)
+    with LocalEngine(graft, pack=False) as engine, torch.inference_mode():
+        for pictures, rounded in ((local.MANY - 1, False), (local.MANY, True)):
+            soft = [Soft(f"b:{i}", vector) for i, vector in enumerate(vectors(pictures))]
+            prompt = graft.prompter.render([user(*soft, "?")])
+            quick, exact = engine._embed(prompt.tokens, prompt.soft), graft.embed(prompt)[0]
+            assert quick.dtype is exact.dtype is torch.bfloat16 and torch.equal(quick, exact) is not rounded
+            assert (quick.float() - exact.float()).norm() < 0.01 * exact.float().norm()

@@ -13,6 +13,7 @@ from PIL import Image
 from pinhole import cli
 from pinhole.benchmarks import turn
 from pinhole.benchmarks._random_vlm import random_vlm, without_eyes
+from pinhole.catalogue.prices import load_prices
 from pinhole.evaluation import flops
 from test_evaluation.test_flops import DENSE
 
@@ -42,6 +43,12 @@ def test_figures_table_and_plot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         assert drawn.format == "PNG" and min(drawn.size) > 400
     lines = turn.table(figures)
     assert [line.split()[0] for line in lines[1:3]] == ["1", "4"] and figures["turn.machine"] in "\n".join(lines)
+    prices = load_prices()
+    money = next(line.split() for line in lines if line.startswith("graft k=1"))
+    assert float(money[2]) == pytest.approx(1000 * figures["turn.n4.graft_s"] * prices.own.usd_per_hour / 3600, abs=6e-4)
+    money = next(line.split() for line in lines if line.startswith("gpt-5.5"))
+    row = prices.frontier["gpt-5.5"]
+    assert row.image_tokens and float(money[1]) == pytest.approx((48 + 4 * 2 + 4 * row.image_tokens) * row.input / 1000, abs=6e-4)
 
 
 def test_the_sides_are_one_model() -> None:

@@ -230,7 +230,26 @@ def table(figures: Mapping[str, Any]) -> list[str]:
     for name in SHAPES:
         paper.append((name, *(f"{figures[f'flops.{name}.n{images}.full_over_graft']:,.0f}×" for images in (1, 10, 100, 1000))))
     machine = f"{figures['turn.machine']}; {_threads(figures)}, bfloat16, random weights"
-    return [*columns(rows), "", ", ".join(once), machine, "", *columns(paper)]
+    return [*columns(rows), "", ", ".join(once), machine, "", *columns(paper), "", *_money(figures, sizes[-1])]
+
+
+def _money(figures: Mapping[str, Any], images: int) -> list[str]:
+    """What a thousand such prompts cost up to the first token: seconds of this machine, or a frontier model's tokens."""
+    from pinhole.catalogue.prices import load_prices
+    from pinhole.evaluation.cost import machine_usd, tokens_usd
+
+    prices, turn = load_prices(), Turn(images)
+    hour = f"{prices.own.usd_per_hour:g} USD an hour ({prices.use.machine}, {prices.own.date})"
+    rows: list[Sequence[Any]] = [(f"USD for 1,000 prompts of {images} images", "", "")]
+    for label, name in (("whole VLM", "full_s"), ("tower cached", "cached_tower_s"), ("graft k=1", "graft_s")):
+        seconds = figures[f"turn.n{images}.{name}"]
+        rows.append((label, 1000 * machine_usd(prices.own, 1 / seconds), f"{seconds:.3f} s each, one at a time, at {hour}"))
+    for label, row in prices.frontier.items():
+        usd = tokens_usd(row, turn.tokens(0), 0.0, images, 0.0)
+        if usd is not None:
+            read = f"({turn.tokens(0)} + {images} × {row.image_tokens}) tokens at {row.input:g} USD a million ({row.date})"
+            rows.append((label, 1000 * usd, read))
+    return columns(rows)
 
 
 def _threads(figures: Mapping[str, Any]) -> str:

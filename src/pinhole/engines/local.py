@@ -33,6 +33,7 @@ ALONE = 512  # tokens of a prompt read in one step when nobody else waits
 SHARED = 96  # … and by all together while somebody speaks, so that nobody waits long for a word
 CACHE = 512 << 20  # bytes of keys and values kept
 IN_BULK = 4  # engines at most, where work is shared out: each has weights packed for itself
+MANY = 64  # pictures in a step from which the projector multiplies in bfloat16 where the model does: a third of the time, one rounding more
 CHARACTERS = 40  # a text with more characters than this for each token of the context is not even tokenised
 
 
@@ -145,7 +146,11 @@ class LocalEngine:
 
     def _embed(self, tokens: Sequence[int], soft: Sequence[Soft]) -> Tensor:
         ids = torch.tensor(tokens, device=self.graft.device)
-        return self.graft.embed_tokens(ids, soft) if soft else self._embedding(ids)  # type: ignore[no-any-return]
+        if not soft:
+            return self._embedding(ids)  # type: ignore[no-any-return]
+        board = len(soft) >= MANY and self.graft.lm.dtype is torch.bfloat16
+        with torch.autocast(ids.device.type, torch.bfloat16, enabled=board):
+            return self.graft.embed_tokens(ids, soft)
 
     @torch.inference_mode()
     def _step(self, answers: Sequence[Answer]) -> None:
