@@ -38,7 +38,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
 def test_each_number_of_tokens_is_examined(shop: Workspace) -> None:
     figures = shop.need("evaluate").manifest["figures"]
     assert {f"nested.1.{key}" for key in ("see.category.accuracy", "board.odd_one_out.accuracy")} <= set(figures)
-    assert not any(key.startswith("nested.4.") for key in figures)  # the most is what `see` and `board` are about
+    assert not any(key.startswith("nested.4.see") for key in figures)  # the most is what `see` and `board` are about
+    assert figures["nested.1.first_token_s.n"] == figures["nested.4.first_token_s.n"] > 0
     assert figures["cost.tokens_per_item"] == 4
     assert read_json(shop.need("graft").path / "graft.json")["nested"] == [1, 4]
 

@@ -282,3 +282,16 @@ def test_lessons_are_shown_with_pictures(tmp_path: Path) -> None:
     again = draw_lessons(world, OWN, GraftConfig(), 20)
     assert [(messages_of(one), one.answer) for one in drawn] == [(messages_of(one), one.answer) for one in again]
     assert [len(draw_lessons(world, OWN, GraftConfig(), n)) for n in (0, 1, 3)] == [0, 1, 3]
+
+
+def test_more_tokens_are_drawn_above_what_they_cost(tmp_path: Path) -> None:
+    some = {"see.match.accuracy": 0.8, "cost.tokens_per_item": 16.0}
+    assert "More tokens" not in made(tmp_path, figures=FIGURES | some).words  # one number is no curve
+    some |= {"nested.1.see.match.accuracy": 0.6, "nested.4.see.match.accuracy": 0.7, "nested.1.see.match.accuracy.low": 0.5}
+    some |= {"nested.1.first_token_s": 0.071, "nested.4.first_token_s": 0.072, "nested.16.first_token_s": 0.105}
+    seen = made(tmp_path, figures=FIGURES | some)
+    assert "More tokens a picture" in seen.words and "105 ms" in seen.words
+    [line] = [one for one in seen.all("polyline") if "raw" not in str(one["class"]) and len(str(one["points"]).split()) == 3]
+    heights = [float(point.partition(",")[2]) for point in str(line["points"]).split()]
+    assert heights == sorted(heights, reverse=True) and heights[0] - heights[1] == pytest.approx(heights[1] - heights[2], abs=0.2)
+    assert any(one.get("aria-label") == "is it this: 0.60 at 1, 0.70 at 4, 0.80 at 16" for one in seen.all("svg"))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +54,29 @@ def run(workspace: Workspace, progress: Progress | None = None, steps: int = 0, 
     sides = _trained(worlds, config, progress)
     figures = _asked(sides, n) | _timed(sides)
     return figures | {"tokens.steps": float(config.seeing_steps), "tokens.n": float(n)}
+
+
+def plot(figures: Mapping[str, float], path: Path) -> None:
+    """Scores over the time to the first token: the nested graft as a line, the others as points."""
+    from matplotlib.figure import Figure
+
+    from pinhole.evaluation.nested import EXAMS
+
+    figure = Figure(figsize=(8, 4.8), layout="constrained")
+    axes = figure.subplots()
+    ends = {side: 1000 * figures[f"tokens.{side}.first_token_s"] for side in ("k1", "k4", "k16", "alone", "patches")}
+    for number, (key, label) in enumerate(EXAMS.items()):
+        colour = f"C{number}"
+        axes.plot([ends[side] for side in ("k1", "k4", "k16")], [figures[f"tokens.{side}.{key}"] for side in ("k1", "k4", "k16")], "o-", color=colour)
+        axes.plot(ends["alone"], figures[f"tokens.alone.{key}"], "D", color=colour, mfc="white")
+        axes.plot(ends["patches"], figures[f"tokens.patches.{key}"], "s", color=colour, label=label)
+    for side, words in (("k1", "1 token"), ("k4", "4"), ("k16", "16"), ("patches", "all patches, at every turn")):
+        axes.annotate(words, (ends[side], 0.02), xycoords=("data", "axes fraction"), ha="center", color="#555", fontsize=9)
+    axes.set(ylim=(0, 1), xscale="log", xlabel="ms to the first token of a question about four pictures", ylabel="share of held-out questions")
+    axes.set_title("line: one nested graft; diamond: a graft of one token; square: a small VLM with eyes", fontsize=9)
+    axes.grid(color="#ddd", linewidth=0.6)
+    axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.savefig(path, dpi=150)
 
 
 def _opened(workspace: Workspace) -> tuple[Any, Any, Any, Any, Any]:

@@ -6,6 +6,7 @@
     engine.tokens_per_s             decoding, one conversation by itself; ``.together`` eight at once
     engine.cached_over_uncached     first token of a long conversation, with its keys and values kept over without
     engine.packed_over_plain        forward pass of the new tokens, weights packed over as they come
+    nested.<k>.first_token_s        a question about four pictures, never shown before, of k soft tokens each (where there is more than one k)
 
 Every ratio is of medians of rounds that take turns, so that a busy machine slows both sides. Knows
 nothing of whether the answers are right.
@@ -39,6 +40,7 @@ SUBJECTS = (
     "kitchen things",
     "fish",
 )
+PICTURES = 4
 SEARCH: ToolSchema = {
     "name": "search",
     "description": "find pictures",
@@ -81,7 +83,7 @@ def measure(
         "engine.packed_over_plain": _median(bare) / _median(plain),
     }
     figures = {name: figure for key, value in figures.items() for name, figure in ((key, value), (f"{key}.n", float(rounds)))}
-    return figures | _decoding(engine) | _long(engine, max(3, rounds // 4))
+    return figures | _decoding(engine) | _long(engine, max(3, rounds // 4)) | _nested(engine, rounds)
 
 
 def _ask(engine: LocalEngine, messages: Sequence[Message], tools: Sequence[ToolSchema], **options: Any) -> Done:
@@ -144,3 +146,24 @@ def _long(engine: LocalEngine, rounds: int) -> dict[str, float]:
             cached.append(warm.first_token_s)
             uncached.append(full.first_token_s)
     return {"engine.cached_over_uncached": _median(cached) / _median(uncached), "engine.cached_over_uncached.n": float(rounds)}
+
+
+def _nested(engine: LocalEngine, rounds: int) -> dict[str, float]:
+    """First token of a question about four pictures, by soft tokens a picture; in turns."""
+    counts, projector = engine.graft.nested, engine.graft.projector
+    if len(counts) == 1:
+        return {}
+    random, spent = np.random.default_rng(0), {count: list[float]() for count in counts}
+    for i in range(rounds + 1):
+        for count in counts:
+            cards: list[Part] = []
+            for k in range(PICTURES):
+                cells = random.standard_normal((counts[-1], projector.cell_dim)).astype(np.float32)
+                vector = random.standard_normal(projector.content_dim).astype(np.float32)
+                cards += ["\n", *engine.card(k + 1, Soft(f"nested:{i}:{count}:{k}", vector, cells=cells), "")]
+            asked = [Message.of("user", *cards[1:], f"\nwhich of them is red? {i}")]
+            done = _ask(engine, asked, (), tokens_per_item=count, max_tokens=1)
+            if i:  # the first round warms up
+                spent[count].append(done.usage.first_token_s)
+    figures = {f"nested.{count}.first_token_s": _median(seconds) for count, seconds in spent.items()}
+    return figures | {f"{key}.n": float(rounds) for key in figures}

@@ -82,6 +82,12 @@ GROUPS: dict[str, tuple[str, str, dict[str, Named]]] = {
                 ("board.theme.accuracy", "What do they share?"),
                 ("board.odd_one_out.accuracy", "Which one is the stranger?"),
             )
+        }
+        | {
+            f"nested.{count}.first_token_s": Named(
+                f"First token, {count} token{'s' if count > 1 else ''} a picture", "a question about four pictures never shown before", "seconds"
+            )
+            for count in (1, 4, 16)
         },
     ),
     "tools": (

@@ -18,6 +18,7 @@ from pinhole.errors import Corrupt
 from pinhole.evaluation.cost import Bill, flat
 from pinhole.evaluation.curves import drawing
 from pinhole.evaluation.figures import ALSO, MARKS, Group, Row, clock, grouped, written
+from pinhole.evaluation.nested import curve
 from pinhole.evaluation.page import Album, Html, Thumbnail, el, join, page, said, turns
 from pinhole.graft.prompt import ToolSchema
 from pinhole.graft.seeing import Lesson
@@ -68,15 +69,16 @@ def write_report(
     measured turns come to in money. Raises
     ``DiskFull``, and ``Corrupt`` where a curve cannot be read.
     """
-    groups = grouped(figures)
+    groups, nested = grouped(figures), curve(figures)
     drawn = {title: read_json(path) for title, path in curves.items() if path.exists()}
-    for title, curve in drawn.items():
-        if not isinstance(curve, list) or not all(isinstance(point, dict) for point in curve):
+    for title, points in drawn.items():
+        if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
             raise Corrupt("not a loss curve", where=str(curves[title]), fix="delete the artefact and run `pinhole build`")
     body = [
         _head(name, about),
         _glance(groups),
         _figures(groups),
+        _section("More tokens a picture", _NESTED, el("div", el("figure", nested, class_="curve"), class_="curves")) if nested else None,
         _section("How training went", "Loss of the training lessons, a point a step; the line is a running mean.", *_curves(drawn))
         if drawn
         else None,
@@ -97,7 +99,8 @@ def _section(title: str, about: str, *content: Html | None) -> Html:
 def _head(name: str, about: Mapping[str, str]) -> Html:
     facts = el("dl", *(el("div", el("dt", key), el("dd", value)) for key, value in about.items() if value), class_="facts")
     what = (
-        "An open language model sees this catalogue with no vision encoder: every picture was encoded once and is one soft token in a prompt. "
+        "An open language model sees this catalogue with no vision encoder: every picture was encoded once and is soft tokens in a prompt, "
+        "one unless more were set. "
         "What stands here was measured on items, boards, words and sentences that training never saw."
     )
     return el("header", el("p", "Pinhole report", class_="brand"), el("h1", name), el("p", what, class_="lead"), facts)
@@ -105,6 +108,10 @@ def _head(name: str, about: Mapping[str, str]) -> Html:
 
 # -- figures --------------------------------------------------------------------------------------
 
+_NESTED = (
+    "One graft, asked the same questions with each picture pooled to fewer soft tokens. Under each number: the time to the first token "
+    "of a question about four pictures that were not shown before."
+)
 _GLANCE = {
     "see.category.accuracy": "of unseen pictures are put into the right category",
     "see.pick.accuracy": "of names are matched to the right one of four pictures",
