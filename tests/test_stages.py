@@ -208,8 +208,9 @@ def without_times(path: Path) -> Any:
 
 
 def scrubbed(value: Any) -> Any:
-    # `said`: a random model's free text hangs on the rounding of sums, and so on which conversations were stepped together.
-    timed = re.compile(r"seconds|_s$|speed|engine\.|peak|planned_at|reason|forwarded|reused|repeated|_per_|^said$")
+    # `said`: a random model's free text hangs on the rounding of sums, and so on which conversations were stepped together;
+    # `cost.turn`: and so do its length, and whether what two of them share was cached when the second began.
+    timed = re.compile(r"seconds|_s$|speed|engine\.|cost\.turn|peak|planned_at|reason|forwarded|reused|repeated|_per_|^said$")
     if isinstance(value, dict):
         return {key: scrubbed(one) for key, one in value.items() if not timed.search(key)}
     return [scrubbed(one) for one in value] if isinstance(value, list) else value

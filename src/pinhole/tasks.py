@@ -303,7 +303,7 @@ def bench(name: str, folder: Path | None, console: Console, size: str = "", pict
         with console.bar(one) as progress:
             figures = module.run(workspace, progress, module.SIZES[size]) if size else module.run(workspace, progress)
         found |= figures
-        lines += module.table(figures) if hasattr(module, "table") else columns(list(figures.items()))
+        lines += module.table(figures, workspace) if hasattr(module, "table") else columns(list(figures.items()))
         if picture is not None:
             with disk_errors(picture):
                 module.plot(figures, picture)

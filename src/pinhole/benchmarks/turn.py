@@ -214,7 +214,7 @@ def _encoder(workspace: Workspace | None, times: int = 5) -> dict[str, float]:
 # -- for people -----------------------------------------------------------------------------------
 
 
-def table(figures: Mapping[str, Any]) -> list[str]:
+def table(figures: Mapping[str, Any], workspace: Workspace | None = None) -> list[str]:
     """Seconds to the first token by images in the turn, and what divides them."""
     sizes = [images for images in SIZES["long"] if f"turn.n{images}.full_s" in figures]
     rows: list[Sequence[Any]] = [("images", "whole VLM", "tower cached", "graft k=1", "k=4", "k=16", "text", "VLM/graft", "on paper", "graft/text")]
@@ -230,15 +230,15 @@ def table(figures: Mapping[str, Any]) -> list[str]:
     for name in SHAPES:
         paper.append((name, *(f"{figures[f'flops.{name}.n{images}.full_over_graft']:,.0f}×" for images in (1, 10, 100, 1000))))
     machine = f"{figures['turn.machine']}; {_threads(figures)}, bfloat16, random weights"
-    return [*columns(rows), "", ", ".join(once), machine, "", *columns(paper), "", *_money(figures, sizes[-1])]
+    return [*columns(rows), "", ", ".join(once), machine, "", *columns(paper), "", *_money(figures, sizes[-1], workspace)]
 
 
-def _money(figures: Mapping[str, Any], images: int) -> list[str]:
+def _money(figures: Mapping[str, Any], images: int, workspace: Workspace | None) -> list[str]:
     """What a thousand such prompts cost up to the first token: seconds of this machine, or a frontier model's tokens."""
     from pinhole.catalogue.prices import load_prices
     from pinhole.evaluation.cost import machine_usd, tokens_usd
 
-    prices, turn = load_prices(), Turn(images)
+    prices, turn = load_prices(workspace.root if workspace else None), Turn(images)
     hour = f"{prices.own.usd_per_hour:g} USD an hour ({prices.use.machine}, {prices.own.date})"
     rows: list[Sequence[Any]] = [(f"USD for 1,000 prompts of {images} images", "", "")]
     for label, name in (("whole VLM", "full_s"), ("tower cached", "cached_tower_s"), ("graft k=1", "graft_s")):
