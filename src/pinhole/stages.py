@@ -58,10 +58,14 @@ def _space(job: Build) -> Space:
     return Space.load(job.inputs["align"].path)
 
 
-def _stamps(spec: str) -> str:
-    """A hash of what a local folder holds (names, sizes, times); "" for a name that is fetched and never changes."""
+def _everything(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _stamps(spec: str, read: Callable[[Path], list[Path]] = _everything) -> str:
+    """A hash of what is read of a local folder (names, sizes, times); "" for a name that is fetched and never changes."""
     folder = Path(spec.partition(":")[2] or spec)
-    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+    files = read(folder) if folder.is_dir() else []
     return digest([(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]) if files else ""
 
 
@@ -72,11 +76,11 @@ def _encoders(workspace: Workspace) -> dict[str, str]:
 
 def _base_and_tools(workspace: Workspace) -> dict[str, str]:
     from pinhole.assistant.tools import Toolbox
-    from pinhole.graft.base import check_base
+    from pinhole.graft.base import check_base, files_read
 
     base = workspace.config.graft.base
     check_base(base)
-    return {"the base's files": _stamps(base), "the tools": digest(Toolbox().schemas)}
+    return {"the base's files": _stamps(base, files_read), "the tools": digest(Toolbox().schemas)}
 
 
 # -- what they do -------------------------------------------------------------------------------

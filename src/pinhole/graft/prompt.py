@@ -18,8 +18,9 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from jinja2 import TemplateError
 
-from pinhole.errors import ConfigError
+from pinhole.errors import ConfigError, UsageError
 from pinhole.vision.grid import apart
 
 ToolSchema = Mapping[str, Any]
@@ -236,11 +237,35 @@ class Prompter:
             return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _template(self, roles: tuple[str, ...], generate: bool) -> tuple[str | int, ...]:
-        """The chat template around the messages: literal pieces, and message numbers where content goes."""
-        messages = [{"role": role, "content": f"\ue000{i}\ue001"} for i, role in enumerate(roles)]
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate)
-        pieces = _MARK.split(text)
-        return tuple(int(piece) if i % 2 else piece for i, piece in enumerate(pieces) if i % 2 or piece)
+        """The chat template around the messages: literal pieces, and message numbers where content goes.
+
+        Some templates take content as a string, some only as a list of parts. Where one writes nothing special after an answer,
+        the tokenizer's end stands there. Raises :class:`UsageError` for a template that drops or repeats messages.
+        """
+        reason = ""
+        for form in (lambda text: text, lambda text: [{"type": "text", "text": text}]):
+            messages = [{"role": role, "content": form(f"\ue000{i}\ue001")} for i, role in enumerate(roles)]
+            try:
+                text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate)
+            except (TemplateError, TypeError, ValueError) as error:
+                reason = reason or str(error)
+                continue
+            pieces = _MARK.split(text)
+            if pieces[1::2] == [str(i) for i in range(len(roles))]:
+                found = [int(piece) if i % 2 else piece for i, piece in enumerate(pieces)]
+                return tuple(piece for piece in self._ended(found, roles) if piece != "")
+        where = "chat template of [graft] base"
+        what = f"the chat template does not write these messages, each once and in order: {', '.join(roles)}" + (f" ({reason})" if reason else "")
+        raise UsageError(what, where=where, fix="put one that does into chat_template.jinja in its folder")
+
+    def _ended(self, pieces: Sequence[str | int], roles: tuple[str, ...]) -> Iterator[str | int]:
+        """``pieces`` with an end after every answer: what is learned there is what stops the model."""
+        special = tuple(self.tokenizer.all_special_tokens)
+        for i, piece in enumerate(pieces):
+            yield piece
+            after = pieces[i + 1] if i + 1 < len(pieces) else ""
+            if isinstance(piece, int) and roles[piece] == "assistant" and not str(after).startswith(special):
+                yield self.tokenizer.eos_token
 
     def render(self, messages: Sequence[Message], *, generate: bool = True, tokens_per_item: int | None = None) -> Prompt:
         """Token ids of a conversation; with ``generate`` it ends where the assistant begins to speak.

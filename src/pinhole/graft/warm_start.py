@@ -81,8 +81,7 @@ def warm_start(graft: Graft, world: World, seed: int = 0) -> dict[str, float]:
     projector.normalise(torch.from_numpy(world.vectors[words.pictures]).to(graft.device))
     x = (torch.from_numpy(world.vectors[words.pictures]) - projector.mean.cpu()) * projector.scale.cpu()
     weight, bias = fit(x, words, seed)
-    length = float(graft.lm.get_input_embeddings().weight.detach().float().pow(2).mean().sqrt())
-    projector.start(weight, words.middle + bias, length)
+    projector.start(weight, words.middle + bias, graft.token_length())
     if projector.cell_dim:
         start_cells(graft, world, words.pictures)
     moved = strangers(x, weight, bias, words, seed)
