@@ -94,10 +94,13 @@ def _filled(kind: Any, config: Any, dtype: torch.dtype) -> Any:
 
 
 def packed(vlm: Any, lm: Any) -> tuple[Any, Any] | None:
-    """Both once more with weights laid out ahead (twice the memory); None where there is no such layout."""
+    """Both once more with weights laid out ahead; None where there is no such layout, or no room for the weights a second time."""
+    import psutil
+
     from pinhole.engines.packed import PackedLinear, packable
 
-    if not packable(lm, limit=None):
+    weights = sum(module.weight.nbytes for module in vlm.modules() if isinstance(module, nn.Linear))
+    if not packable(lm, limit=None) or psutil.virtual_memory().available < 1.5 * weights:
         return None
     pair: list[Any] = []
     laid: dict[int, nn.Module] = {}

@@ -1,4 +1,4 @@
-"""The claim: a turn with ten pictures costs the graft at least 80 times less than the same model with its eyes, and what text costs.
+"""The claim: a turn with ten pictures costs the graft what as many words cost, and the same model with its eyes many times that (goal: 80).
 
 One process, one model of the real Qwen3-VL-2B shapes with random weights in bfloat16, sides in turns: the whole model on
 images of 512 × 512 pixels; the same with its tower's output kept (256 tokens an image); the graft, projector included, with

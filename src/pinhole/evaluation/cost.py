@@ -74,7 +74,8 @@ def bills(figures: Mapping[str, float], prices: Prices) -> list[Bill]:
         return []
     rate, machine = figures["cost.turns_per_s"], prices.own
     usd = 1000 * machine_usd(machine, rate)
-    formula = f"{machine.usd_per_hour:g} USD an hour of {prices.use.machine} ÷ ({HOUR:,} s × {rate:.3g} turns/s measured here) × 1,000"
+    what = f"{prices.use.machine} ({machine.about})" if machine.about else prices.use.machine
+    formula = f"{machine.usd_per_hour:g} USD an hour of {what} ÷ ({HOUR:,} s × {rate:.3g} turns/s measured here) × 1,000"
     found = [Bill("cost.own", "the own model", usd, formula, machine.source, str(machine.date))]
     priced = [bill for name, row in prices.frontier.items() if (bill := _frontier(name, row, figures)) is not None]
     return [*found, *priced, *_elsewhere(priced, prices)]
@@ -89,7 +90,8 @@ def _frontier(name: str, row: Frontier, figures: Mapping[str, float]) -> Bill | 
         return None
     read = f"{fresh:.0f} new tokens + {pictures:.2f} pictures × {row.image_tokens or 0}"
     formula = f"(({read}) × {row.input:g} + {cached:.0f} cached × {row.cached_input:g} + {said:.1f} said × {row.output:g}) USD ÷ 10⁶ × 1,000"
-    return Bill(f"cost.frontier.{name}", name, 1000 * usd, formula, row.source, str(row.date))
+    source = f"{row.source}; pictures: {row.image_source}" if pictures else row.source
+    return Bill(f"cost.frontier.{name}", name, 1000 * usd, formula, source, str(row.date))
 
 
 def _elsewhere(priced: Sequence[Bill], prices: Prices) -> list[Bill]:

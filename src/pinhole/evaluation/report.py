@@ -244,9 +244,7 @@ def _money(bills: Sequence[Bill], figures: Mapping[str, float], machine: str) ->
     )
     dearest = max(bill.usd or 0.0 for bill in bills)
     rows = [_bill(bill, dearest) for bill in bills]
-    head = el(
-        "tr", el("th", "a thousand turns by"), el("th", "USD", class_="end"), el("th", "what it was made of"), el("th", "price read", class_="end")
-    )
+    head = el("tr", el("th", "a thousand turns by"), el("th", "USD", class_="end"), el("th", "what it was made of"))
     return _section("What a turn costs", lead, el("div", el("table", el("thead", head), el("tbody", *rows)), class_="wide"))
 
 
@@ -256,8 +254,7 @@ def _bill(bill: Bill, dearest: float) -> Html:
         "tr",
         el("td", el("b", bill.name), el("code", bill.key)),
         el("td", el("b", "not measured" if bill.usd is None else f"{bill.usd:,.3g}"), class_="end number"),
-        el("td", length, el("small", bill.formula), class_="measure"),
-        el("td", bill.date, el("small", bill.source), class_="end"),
+        el("td", length, el("small", bill.formula), el("small", f"price read {bill.date}: {bill.source}"), style="width:60%;overflow-wrap:anywhere"),
     )
 
 
