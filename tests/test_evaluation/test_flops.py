@@ -55,8 +55,9 @@ def test_known_sizes() -> None:
 
 def test_on_paper() -> None:
     found = on_paper()
-    assert found["flops.2B.n10.full_over_graft"] == pytest.approx(75.5, abs=0.05)
+    assert found["flops.2B.n10.full_over_graft"] == pytest.approx(84.4, abs=0.05)
+    assert found["flops.2B.n10.full_over_graft.marked"] == pytest.approx(65.9, abs=0.05)
     turn = Turn(1000)
     assert found["flops.8B.n1000.full"] == full(SHAPES["8B"], turn) / 1e12
     assert graft(SHAPES["8B"], turn) < cached_tower(SHAPES["8B"], turn) < full(SHAPES["8B"], turn)
-    assert len(found) == 4 * 4 * 3
+    assert len(found) == 4 * 4 * 4

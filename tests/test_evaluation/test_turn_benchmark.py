@@ -37,7 +37,7 @@ def test_figures_table_and_plot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         assert ratios["full_over_graft"] == figures[f"turn.n{images}.full_s"] / figures[f"turn.n{images}.graft_s"]
         assert figures[f"turn.n{images}.graft_s.k16"] > 0 and figures[f"turn.n{images}.graft_s.n"] == turn.ROUNDS * turn.SHORT
         assert figures[f"turn.n{images}.flops.full"] == flops.full(DENSE, flops.Turn(images, 64)) / 1e12
-        assert (figures[f"turn.n{images}.full_tokens"], figures[f"turn.n{images}.graft_tokens"]) == (48 + images * 6, 48 + images * 3)
+        assert (figures[f"turn.n{images}.full_tokens"], figures[f"turn.n{images}.graft_tokens"]) == (60 + images * 6, 60 + images)
     assert not any(key.startswith("turn.n10.") for key in figures) and "turn: The claim" in err
     with Image.open("turn.png") as drawn:
         assert drawn.format == "PNG" and min(drawn.size) > 400
@@ -48,7 +48,7 @@ def test_figures_table_and_plot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     assert float(money[2]) == pytest.approx(1000 * figures["turn.n4.graft_s"] * prices.own.usd_per_hour / 3600, abs=6e-4)
     money = next(line.split() for line in lines if line.startswith("gpt-5.5"))
     row = prices.frontier["gpt-5.5"]
-    assert row.image_tokens and float(money[1]) == pytest.approx((48 + 4 * 2 + 4 * row.image_tokens) * row.input / 1000, abs=6e-4)
+    assert row.image_tokens and float(money[1]) == pytest.approx((60 + 4 * row.image_tokens) * row.input / 1000, abs=6e-4)
 
 
 def test_the_sides_are_one_model() -> None:

@@ -68,7 +68,7 @@ def _figures(images: int, times: Mapping[str, Sequence[float]]) -> dict[str, flo
         f"{key}.flops.full": looked / 1e12,
         f"{key}.flops.cached_tower": kept / 1e12,
         f"{key}.flops.graft": grafted / 1e12,
-        f"{key}.full_tokens": turn.tokens(SHAPE.tower.tokens(EDGE)),
+        f"{key}.full_tokens": turn.tokens(flops.BRACKETS + SHAPE.tower.tokens(EDGE)),
         f"{key}.graft_tokens": turn.tokens(1),
     }
     for name, seconds in spent.items():
@@ -175,7 +175,7 @@ class _Sides:
         import torch
 
         each, turn, image = SHAPE.tower.tokens(EDGE), Turn(images), self.models["plain"][0].config.image_token_id
-        marked = torch.tensor([*range(turn.marks), *[image] * each]).repeat(images)
+        marked = torch.tensor([*range(turn.marks + flops.BRACKETS), *[image] * each]).repeat(images)
         ids = torch.cat([_words(turn.words)[0], marked])[None]
         return {"input_ids": ids, "mm_token_type_ids": (ids == image).int()}
 

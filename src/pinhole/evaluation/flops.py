@@ -115,14 +115,17 @@ SHAPES = {
 }
 
 
+BRACKETS = 2  # tokens that a VLM has about every image: where it begins and where it ends
+
+
 @dataclass(frozen=True)
 class Turn:
-    """A user's turn: ``images`` of ``size`` × ``size`` pixels, each with its mark (`#1`), and words."""
+    """A user's turn: ``images`` of ``size`` × ``size`` pixels, and words."""
 
     images: int
     size: int = 512
-    words: int = 48  # tokens of ordinary text
-    marks: int = 2  # tokens that an image has beside it
+    words: int = 60  # tokens of ordinary text
+    marks: int = 0  # tokens that an image has beside it: 2 for `#1`, as in a list that is to be pointed at; none on a board
 
     def tokens(self, each: int) -> int:
         """Of the prompt, where an image takes ``each``."""
@@ -136,7 +139,7 @@ def full(shape: Shape, turn: Turn) -> float:
 
 def cached_tower(shape: Shape, turn: Turn) -> float:
     """FLOPs where the tower's output was kept, and only the language model reads it."""
-    return shape.language.prefill(turn.tokens(shape.tower.tokens(turn.size)))
+    return shape.language.prefill(turn.tokens(BRACKETS + shape.tower.tokens(turn.size)))
 
 
 def graft(shape: Shape, turn: Turn, k: int = 1) -> float:
@@ -145,12 +148,13 @@ def graft(shape: Shape, turn: Turn, k: int = 1) -> float:
 
 
 def on_paper(counts: tuple[int, ...] = (1, 10, 100, 1000)) -> dict[str, float]:
-    """``flops.<shape>.n<N>.full`` and ``.graft`` in TFLOPs, and ``.full_over_graft``, for every shape."""
+    """``flops.<shape>.n<N>.full`` and ``.graft`` in TFLOPs, and ``.full_over_graft``, for every shape; ``.marked`` the last with a `#k` an image."""
     found: dict[str, float] = {}
     for name, shape in SHAPES.items():
         for images in counts:
-            turn = Turn(images)
+            turn, marked = Turn(images), Turn(images, marks=2)
             looked, grafted = full(shape, turn), graft(shape, turn)
             key = f"flops.{name}.n{images}"
             found |= {f"{key}.full": looked / 1e12, f"{key}.graft": grafted / 1e12, f"{key}.full_over_graft": looked / grafted}
+            found[f"{key}.full_over_graft.marked"] = full(shape, marked) / graft(shape, marked)
     return found
