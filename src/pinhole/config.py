@@ -59,7 +59,7 @@ class IndexConfig(Section):
 
 
 class GraftConfig(Section):
-    base: str = Field("pypi:smollm2-135m-instruct", description="pypi:NAME, hf:NAME or a folder: a causal LM")
+    base: str = Field("pypi:smollm2-135m-instruct", description="pypi:NAME, hf:NAME or a folder: a causal LM, or a VLM (docs/families.md)")
     card: str = Field("#{k}{soft} {title}", description="how an item is written in a prompt, in lessons and in serving")
     card_words: int = Field(8, ge=0, description="words of the title on a card; 0 writes none")
     seeing_steps: int = Field(425, ge=0, description="steps of the first stage: projector and LoRA learn to see")

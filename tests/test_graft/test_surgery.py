@@ -75,24 +75,21 @@ def test_over_text_nothing_changed(family: str, tied: bool, tmp_path: Path) -> N
 
 
 def through_its_own_slots(vlm: Any, tokens: list[int], pictures: torch.Tensor) -> torch.Tensor:
-    """Logits of the whole model, with ``pictures`` (n, hidden) where ``tokens`` are negative, as if its tower had made them."""
+    """Logits of the whole model, with ``pictures`` (n, k, hidden) where ``tokens`` are negative, as if its tower had made them."""
     from transformers.modeling_outputs import BaseModelOutputWithPooling
 
     config = vlm.config
     mark = getattr(config, "image_token_id", None) or config.image_token_index
     seen = torch.tensor([[token if token >= 0 else mark for token in tokens]])
-    family, n = config.model_type, len(pictures)
+    family, n, side = config.model_type, len(pictures), round(pictures.shape[1] ** 0.5)
     more: dict[str, Any] = {}
-    made: Any = pictures
+    made: Any = list(pictures)
     if family.startswith("qwen"):
         merge = config.vision_config.spatial_merge_size
-        more = {"mm_token_type_ids": (seen == mark).int(), "image_grid_thw": torch.tensor([[1, merge, merge]] * n)}
-        made = list(pictures.split(1))
-    elif family.startswith("llava"):
-        made = list(pictures.split(1))
-    else:
+        more = {"mm_token_type_ids": (seen == mark).int(), "image_grid_thw": torch.tensor([[1, side * merge, side * merge]] * n)}
+    elif not family.startswith("llava"):
         more = {"token_type_ids": (seen == mark).int()} if family == "gemma3" else {}
-        made = pictures[:, None]
+        made = pictures
     output = BaseModelOutputWithPooling(pooler_output=made)
     if family.startswith("qwen3"):
         output["deepstack_features"] = output.deepstack_features = []
@@ -116,10 +113,33 @@ def test_a_soft_token_is_read_as_a_picture_was(family: str, saved: Saved) -> Non
     prompt = graft.prompter.render([Message.of("user", "#1", soft[0], " a lemon\n#2", soft[1], " a dog\n#3", soft[2], " which is blue")])
     with torch.no_grad():
         after = lm(inputs_embeds=graft.embed(prompt)).logits
-        before = through_its_own_slots(vlm, list(prompt.tokens), graft.soft_tokens(prompt.soft))
-        without = through_its_own_slots(vlm, list(prompt.tokens), 0 * graft.soft_tokens(prompt.soft))
+        pictures = graft.soft_tokens(prompt.soft)[:, None]
+        before = through_its_own_slots(vlm, list(prompt.tokens), pictures)
+        without = through_its_own_slots(vlm, list(prompt.tokens), 0 * pictures)
     assert torch.equal(before, after)
     assert not torch.allclose(before, without), "the pictures are read at all"
+
+
+OTHERWISE = {"qwen3_vl", "qwen3_vl_moe", "qwen2_5_vl", "gemma3"}  # M-RoPE's two more axes; attention both ways within a picture
+
+
+@families
+def test_where_four_tokens_a_picture_differ(family: str, saved: Saved) -> None:
+    """As docs/families.md says: some families read a picture of several tokens otherwise than words in their place."""
+    folder, vlm = saved(family)
+    lm, _ = load_base(str(folder), torch.float32)
+    tokens = [5, 6, -1, -2, -3, -4, 7, 8]
+    embedded = lm.get_input_embeddings()(torch.tensor([tokens]).clamp_min(0))
+    pictures = embedded.std() * torch.randn(1, 4, 48, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        after = lm(inputs_embeds=torch.cat([embedded[:, :2], pictures, embedded[:, 6:]], 1)).logits
+        before = through_its_own_slots(vlm, tokens, pictures)
+    assert torch.equal(before[:, :2], after[:, :2])
+    assert torch.equal(before, after) == (family not in OTHERWISE)
+    assert family not in OTHERWISE or (before - after).abs().max() > 0.1 * after.std(), "and not by rounding"
+    page = (Path(__file__).parents[2] / "docs" / "families.md").read_text(encoding="utf-8")
+    (row,) = [line for line in page.splitlines() if line.startswith(f"| `{family}`")]
+    assert row.split("|")[-2].strip() == ("differs" if family in OTHERWISE else "exact")
 
 
 @families

@@ -25,6 +25,7 @@ def add_lora(graft: Graft, rank: int, seed: int) -> Any:
 
     torch.manual_seed(seed)
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)  # peft asks transformers by its old name
+    warnings.filterwarnings("ignore", message=".*_pattern keys did not match", category=RuntimeWarning)  # of experts, which it does adapt
     return get_peft_model(graft.lm, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"), autocast_adapter_dtype=False)
 
 

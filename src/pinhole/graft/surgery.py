@@ -46,18 +46,18 @@ def as_configured(whole: Any) -> Any:
 
 
 def qwen2(whole: Any) -> Any:
-    return _like(whole.text_config, "qwen2")
+    return like(whole.text_config, "qwen2")
 
 
 def qwen3(whole: Any) -> Any:
-    return _like(whole.text_config, "qwen3")
+    return like(whole.text_config, "qwen3")
 
 
 def qwen3_moe(whole: Any) -> Any:
-    return _like(whole.text_config, "qwen3_moe", norm_topk_prob=True)  # Qwen3-VL's router always divides by the sum
+    return like(whole.text_config, "qwen3_moe", norm_topk_prob=True)  # Qwen3-VL's router always divides by the sum
 
 
-def _like(text: Any, model_type: str, **settings: Any) -> Any:
+def like(text: Any, model_type: str, **settings: Any) -> Any:
     """A configuration of ``model_type`` with all settings that both have. M-RoPE becomes RoPE: over text the two are one."""
     from transformers import CONFIG_MAPPING
 
