@@ -33,6 +33,7 @@ QWEN3_EYES = {
     "deepstack_visual_indexes": [0],
 }
 QWEN2_EYES = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 48, "fullatt_block_indexes": [1]}
+GRIDS = [[28, 28], [56, 56]]
 
 # model_type → (class, text settings, vision settings, settings of the whole)
 SHAPES: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
@@ -42,9 +43,31 @@ SHAPES: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = 
     "smolvlm": ("SmolVLM", {"model_type": "llama"}, CLIP, {"scale_factor": 2}),
     "idefics3": ("Idefics3", {"model_type": "llama"}, CLIP, {"scale_factor": 2}),
     "llava": ("Llava", {"model_type": "mistral", "sliding_window": None}, {**CLIP, "model_type": "clip_vision_model"}, {}),
-    "llava_onevision": ("LlavaOnevision", {"model_type": "qwen2"}, {**CLIP, "model_type": "siglip_vision_model"}, {}),
+    "llava_onevision": (
+        "LlavaOnevision",
+        {"model_type": "qwen2"},
+        {**CLIP, "model_type": "siglip_vision_model"},
+        {"image_grid_pinpoints": GRIDS},
+    ),
     "gemma3": ("Gemma3", {"sliding_window": 16, "query_pre_attn_scalar": 12}, CLIP, {"mm_tokens_per_image": 1}),
     "internvl": ("InternVL", {"model_type": "qwen2"}, {**CLIP, "image_size": [28, 28], "patch_size": [14, 14]}, {}),
+}
+
+SQUARE = {"height": 28, "width": 28}
+QWEN_PROCESSOR = ("Qwen2VLImageProcessorPil", {"patch_size": 14, "merge_size": 2, "size": {"shortest_edge": 28 * 28, "longest_edge": 56 * 56}})
+LONGEST = {"size": {"longest_edge": 28}, "max_image_size": {"longest_edge": 28}}
+
+# model_type → (class of its image processor, settings)
+PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
+    "qwen3_vl": QWEN_PROCESSOR,
+    "qwen3_vl_moe": QWEN_PROCESSOR,
+    "qwen2_5_vl": QWEN_PROCESSOR,
+    "smolvlm": ("SmolVLMImageProcessorPil", LONGEST),
+    "idefics3": ("Idefics3ImageProcessorPil", LONGEST),
+    "llava": ("CLIPImageProcessorPil", {"size": {"shortest_edge": 28}, "crop_size": SQUARE}),
+    "llava_onevision": ("LlavaOnevisionImageProcessorPil", {"size": SQUARE, "image_grid_pinpoints": GRIDS}),
+    "gemma3": ("Gemma3ImageProcessorPil", {"size": SQUARE}),
+    "internvl": ("GotOcr2ImageProcessorPil", {"size": SQUARE}),
 }
 
 

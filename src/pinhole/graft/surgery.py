@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _WORDS, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _EYES = ("visual.", "vision_tower.", "vision_model.", "multi_modal_projector.", "connector.", "image_newline")
 _LANGUAGE = ("language_model.model.", "language_model.", "text_model.")
+_COMPUTED = "rotary_emb.inv_freq"  # in checkpoints of old
 _SHOWN = 4  # names of tensors in a message
 
 
@@ -32,7 +33,7 @@ def plain_name(name: str) -> str | None:
     Covers the layouts that transformers has written over the years; what fits none of them keeps its name.
     """
     bare = name.removeprefix("model.")
-    if bare.startswith(_EYES) or name.endswith("rotary_emb.inv_freq"):
+    if bare.startswith(_EYES) or name.endswith(_COMPUTED):
         return None
     if bare in (_HEAD, f"language_model.{_HEAD}"):
         return _HEAD
@@ -102,12 +103,28 @@ def family_of(folder: Path) -> Family | None:
         return None
 
 
-def weight_files(folder: Path) -> list[str]:
-    """The weight files that a base in ``folder`` is made from: of a vision-language model, those with language tensors."""
+def weight_files(folder: Path, *, eyes: bool = False) -> list[str]:
+    """The weight files that a base in ``folder`` is made from: of a vision-language model, those with language tensors, or with ``eyes`` all."""
     if not (folder / INDEX).exists():
         return [SINGLE]
     shards, family = Shards(folder), family_of(folder)
-    return shards.files(name for name in shards.names if family is None or family.name(name))
+    return shards.files(name for name in shards.names if eyes or family is None or family.name(name))
+
+
+def eyes_of(shards: Shards, family: Family) -> list[str]:
+    """The tensors of the vision tower and of what joins it to the words."""
+    return [name for name in shards.names if family.name(name) is None and not name.endswith(_COMPUTED)]
+
+
+def eyes_at_hand(folder: Path) -> bool:
+    """Whether the base in ``folder`` has a vision tower whose weight files and image processor are there too."""
+    family = family_of(folder)
+    prepared = any((folder / name).exists() for name in ("preprocessor_config.json", "processor_config.json"))
+    if family is None or not prepared or not any((folder / name).exists() for name in (INDEX, SINGLE)):
+        return False
+    shards = Shards(folder)
+    eyes = eyes_of(shards, family)
+    return bool(eyes) and all((folder / file).exists() for file in shards.files(eyes))
 
 
 def unknown_family(model_type: str) -> UnknownName:

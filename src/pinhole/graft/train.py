@@ -29,6 +29,7 @@ from pinhole.graft.projector import Projector
 from pinhole.graft.prompt import Prompter, ToolSchema
 from pinhole.graft.seeing import Lesson, Seeing
 from pinhole.graft.talking import talking_lessons
+from pinhole.graft.tower import tower_at_hand, tower_start
 from pinhole.graft.tuning import Trainer
 from pinhole.graft.warm_start import warm_start
 from pinhole.graft.world import World, build_world
@@ -175,6 +176,13 @@ def save_checkpoint(trainer: Trainer, curve: list[Any], checkpoint: Path, log: P
     write_json(log, curve)
 
 
+def start(graft: Graft, world: World, config: Config, image: Callable[[str], bytes], progress: Progress | None = None) -> dict[str, float]:
+    """Start the projector as ``[graft] warm_start`` says: where the base's own eyes put the pictures, or near their words. Returns figures."""
+    folder, seed = tower_at_hand(config.graft), config.graft.seed
+    seen = tower_start(graft, world, folder, image, seed, progress, config.vision.max_pixels) if folder else {}
+    return seen or warm_start(graft, world, seed)
+
+
 def build_graft(
     catalogue: Catalogue, features: Features, space: Space, tools: Sequence[ToolSchema], config: Config, out: Path, progress: Progress | None = None
 ) -> dict[str, Any]:
@@ -186,7 +194,7 @@ def build_graft(
             f"{len(world.train)} items with a readable image: too few to train on", where="graft", fix="ingest more items, then `pinhole build`"
         )
     graft = new_graft(world, config.graft)
-    started = warm_start(graft, world, config.graft.seed)
+    started = start(graft, world, config, catalogue.image, progress)
     figures = train(graft, world, tools, config.graft, out, progress)
     graft.save(out)
     plot_curve(read_json(out / "curve.json"), out / "curve.png")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -117,18 +117,22 @@ def slopes(x: Tensor, y: Tensor) -> tuple[Tensor, bool]:
 
 
 def strangers(x: Tensor, weight: Tensor, bias: Tensor, words: Words, seed: int) -> Tensor:
+    """:func:`left_out` of the fit to ``words``."""
+    return left_out(x, weight, bias, lambda rows: fit(x[rows], words.of(rows), seed), seed)
+
+
+def left_out(x: Tensor, weight: Tensor, bias: Tensor, refit: Callable[[list[int]], tuple[Tensor, Tensor]], seed: int) -> Tensor:
     """(n, content) by how much ``x`` must move to be put where a projector would put it that was not fitted to it.
 
-    As in stacked generalization (Wolpert 1992) one is fitted without each part of the pictures in turn; each picture of
-    the part moves by the least that makes up the difference.
+    As in stacked generalization (Wolpert 1992) one is fitted without each part of the pictures in turn (``refit`` gives weights and bias from
+    some rows); each picture of the part moves by the least that makes up the difference.
     """
     gram = (weight @ weight.T).double()
     gram += _LEAST * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
     moved, order = torch.zeros_like(x), random.Random(seed).sample(range(len(x)), len(x))
     for part in range(_PARTS):
         rows = order[part::_PARTS]
-        others = sorted(set(order) - set(rows))
-        without = linear(x[rows], *fit(x[others], words.of(others), seed))
+        without = linear(x[rows], *refit(sorted(set(order) - set(rows))))
         moved[rows] = torch.linalg.solve(gram, (without - linear(x[rows], weight, bias)).double().T).T.float() @ weight
     return moved
 
