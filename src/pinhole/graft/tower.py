@@ -26,7 +26,7 @@ from pinhole.graft.base import base_folder, hugging_face
 from pinhole.graft.model import Graft
 from pinhole.graft.shards import Shards
 from pinhole.graft.surgery import FAMILIES, check_tensors, eyes_at_hand, eyes_of
-from pinhole.graft.warm_start import left_out, ridge
+from pinhole.graft.warm_start import left_out, ridge, start_cells
 from pinhole.graft.world import World
 from pinhole.vision.images import MAX_PIXELS, decode
 
@@ -126,6 +126,7 @@ def tower_start(
     fit = partial(_fit, x, means - middle)
     weight, bias = fit(list(range(len(x))))
     projector.start(weight, middle + bias, length)
+    start_cells(graft, world, pictures)
     moved = left_out(x, weight, bias, fit, seed)
     vectors = ((x + moved) / projector.scale.cpu() + projector.mean.cpu()).numpy()
     world.strange = dict(zip(pictures, vectors, strict=True))

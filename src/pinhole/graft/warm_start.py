@@ -82,8 +82,7 @@ def warm_start(graft: Graft, world: World, seed: int = 0) -> dict[str, float]:
     x = (torch.from_numpy(world.vectors[words.pictures]) - projector.mean.cpu()) * projector.scale.cpu()
     weight, bias = fit(x, words, seed)
     projector.start(weight, words.middle + bias, graft.token_length())
-    if projector.cell_dim:
-        start_cells(graft, world, words.pictures)
+    start_cells(graft, world, words.pictures)
     moved = strangers(x, weight, bias, words, seed)
     vectors = ((x + moved) / projector.scale.cpu() + projector.mean.cpu()).numpy()
     world.strange = dict(zip(words.pictures, vectors, strict=True))
@@ -99,6 +98,8 @@ def start_cells(graft: Graft, world: World, pictures: Sequence[int]) -> None:
     from them is found by least squares, number by number. Where it does not, cells begin with nothing to add.
     """
     projector, rows = graft.projector, list(pictures[:_SAMPLE])
+    if not projector.cell_dim:
+        return
     assert world.cells is not None and world.whole is not None
     apart, whole = torch.from_numpy(world.cells(rows)), torch.from_numpy(world.whole(rows))  # (n, cells, cell_dim), (n, cell_dim)
     scale = 1 / (apart.std((0, 1)).clamp_min(1e-6) * apart.shape[-1] ** 0.5)
