@@ -99,6 +99,16 @@ class ServeConfig(Section):
     queue: int = Field(64, ge=1, description="conversations that may wait; one more gets 503")
 
 
+class EngineConfig(Section):
+    kind: Literal["local", "vllm"] = Field("local", description="local = the model runs in this process; vllm = on servers of its own")
+    url: str = Field("", description="addresses of the vLLM servers, separated by commas")
+    busy: int = Field(16, ge=1, description="answers at work on a server from which conversations go to another")
+    connect_seconds: float = Field(3.0, gt=0, description="longest wait for a connection to a server")
+    first_token_seconds: float = Field(60.0, gt=0, description="longest wait for the first token")
+    token_seconds: float = Field(20.0, gt=0, description="longest wait for each token after it")
+    pause_seconds: float = Field(1.0, gt=0, description="first pause before a server that failed is looked at again; it doubles up to a minute")
+
+
 class Config(Section):
     catalogue: CatalogueConfig = CatalogueConfig()
     vision: VisionConfig = VisionConfig()
@@ -108,6 +118,7 @@ class Config(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     assistant: AssistantConfig = AssistantConfig()
     serve: ServeConfig = ServeConfig()
+    engine: EngineConfig = EngineConfig()
 
 
 def load(path: Path) -> Config:

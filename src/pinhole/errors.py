@@ -107,3 +107,9 @@ class Busy(PinholeError):
     """The queue is full; try again later."""
 
     status = 503
+
+
+class EngineDown(PinholeError):
+    """A server that runs the model cannot be reached, is another than was meant, or failed in the middle of an answer."""
+
+    status = 503

@@ -141,7 +141,10 @@ class Vocabulary:
 
 
 class Grammar:
-    """Answers in text or in a call to one of the tools. ``tool_choice``: "auto", "none", "required", or a tool's name."""
+    """Answers in text or in a call to one of the tools. ``tool_choice``: "auto", "none", "required", or a tool's name.
+
+    ``first`` and ``later`` are (vocabulary,) bool, ``lark`` the same as text, or None where there are no tools.
+    """
 
     def __init__(self, vocabulary: Vocabulary, tools: Sequence[ToolSchema], tool_choice: str = "auto") -> None:
         self.vocabulary = vocabulary
@@ -155,7 +158,9 @@ class Grammar:
             tools = [tool for tool in tools if tool["name"] == tool_choice]
         self._start = _compile(vocabulary.tokens, tools) if tools and tool_choice != "none" else None
         self.later = ~vocabulary.silent
-        self.first = self._first(may_call=self._start is not None, may_talk=tool_choice in ("auto", "none"), guard=bool(tools))
+        may_talk = tool_choice in ("auto", "none")
+        self.first = self._first(may_call=self._start is not None, may_talk=may_talk, guard=bool(tools))
+        self.lark = _lark(tools if self._start is not None else (), may_talk) if tools else None
 
     def _first(self, may_call: bool, may_talk: bool, guard: bool) -> np.ndarray:
         """(vocabulary,) bool: tokens that may begin the answer. With tools about, text begins neither with ``{`` nor with blanks."""
@@ -247,6 +252,15 @@ def _compile(tokens: Any, tools: Sequence[ToolSchema]) -> Any:
             what = f"no grammar can be made of its parameters: {_reason(alone)}"
             raise UsageError(what, where=f"tool {tool['name']}", fix="use plainer JSON schema")
     raise UsageError(f"no grammar can be made of the tools together: {_reason(matcher)}", where="tools", fix="offer fewer")
+
+
+def _lark(tools: Sequence[ToolSchema], may_talk: bool) -> str:
+    """The same for a server that runs llguidance. It cannot name a first token: text begins there with one space at most."""
+    ways = (["call"] if tools else []) + (["text"] if may_talk else [])
+    lines = [f"start: ({' | '.join(ways)}){'?' if may_talk else ''}"]
+    lines += [f"call: %json {_text(call_schema(tools))}"] if tools else []
+    lines += [r"text: / ?[^ \t\n\r\f\v{](.|\n)*/"] if may_talk else []
+    return "\n".join(lines)
 
 
 def _text(value: Any) -> str:

@@ -23,10 +23,10 @@ from pinhole.engines.kv_cache import KVCache, sequence
 from pinhole.engines.packed import serving_copy
 from pinhole.engines.queue import FairQueue
 from pinhole.engines.ragged import forward, prepare
+from pinhole.engines.reading import check_lengths, read, whole
 from pinhole.engines.threads import Threads
-from pinhole.errors import PromptTooLong, UsageError
 from pinhole.graft.model import Graft
-from pinhole.graft.prompt import Message, Part, Prompt, Soft, ToolSchema, card
+from pinhole.graft.prompt import Message, Part, Prompt, Soft, ToolSchema, card, system
 from pinhole.processes import cores
 
 ALONE = 512  # tokens of a prompt read in one step when nobody else waits
@@ -34,7 +34,6 @@ SHARED = 96  # … and by all together while somebody speaks, so that nobody wai
 CACHE = 512 << 20  # bytes of keys and values kept
 IN_BULK = 4  # engines at most, where work is shared out: each has weights packed for itself
 MANY = 64  # pictures in a step from which the projector multiplies in bfloat16 where the model does: a third of the time, one rounding more
-CHARACTERS = 40  # a text with more characters than this for each token of the context is not even tokenised
 
 
 class LocalEngine:
@@ -105,8 +104,7 @@ class LocalEngine:
     ) -> Events:
         """See :class:`~pinhole.engines.base.Engine`."""
         began = time.perf_counter()
-        if min(max_tokens, call_tokens) < 1:
-            raise UsageError(f"max_tokens is {min(max_tokens, call_tokens)}", fix="ask for one token at least")
+        check_lengths(max_tokens, call_tokens)
         grammar = self._vocabulary.grammar(tools, tool_choice)
         prompt = self.prompt(messages, tools, tokens_per_item)
         room = self.context - len(prompt.tokens)
@@ -117,26 +115,13 @@ class LocalEngine:
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[ToolSchema] = (), tokens_per_item: int | None = None) -> Prompt:
         """What the model will read. Raises :class:`PromptTooLong` with both numbers."""
-        if tokens_per_item is not None:
-            self.graft.check_tokens(tokens_per_item)
-        if not messages or not any(part for message in messages for part in message.parts):
-            raise UsageError("nothing to answer", where="messages", fix="say something")
-        characters = sum(len(message.text) for message in messages)
-        if characters > self.context * CHARACTERS:
-            raise PromptTooLong(
-                f"the prompt has about {characters // 4:,} tokens, the model reads {self.context:,}", where=self.name, fix="send less"
-            )
-        if messages[0].role != "system":
-            messages = [self.graft.system(tools), *messages]
-        prompt = self.graft.prompter.render(messages, tokens_per_item=tokens_per_item)
-        if (tokens := len(prompt.tokens)) >= self.context:
-            raise PromptTooLong(f"the prompt has {tokens:,} tokens, the model reads {self.context:,}", where=self.name, fix="send less")
-        return prompt
+        messages = whole(messages, tools, self.context, self.name)
+        return read(messages, self.graft.prompter, self.context, self.name, tokens_per_item)
 
     def warm(self, tools: Sequence[ToolSchema] = ()) -> None:
         """Read the system prompt for these tools and keep it whatever comes; make their grammar."""
         grammar = self._vocabulary.grammar(tools)
-        prompt = self.graft.prompter.render([self.graft.system(tools)], generate=False)
+        prompt = self.graft.prompter.render([system(tools)], generate=False)
         answer = Answer(prompt, sequence(prompt), Settings(0, 0, 0.0, 0, pin=True), grammar, None, time.perf_counter())
         self._queue.submit(answer)
         for _ in Events(answer):

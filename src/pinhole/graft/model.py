@@ -44,8 +44,12 @@ class Graft(nn.Module):
         super().__init__()
         self.lm, self.tokenizer, self.projector = lm, tokenizer, projector
         self.space, self.card, self.card_words = space, card, card_words
-        self.nested = tuple(nested)  # how many soft tokens a picture may be, ascending: the most is what is served
-        self.prompter = Prompter(tokenizer, self.nested[-1])
+        self.prompter = Prompter(tokenizer, nested)
+
+    @property
+    def nested(self) -> tuple[int, ...]:
+        """How many soft tokens a picture may be, ascending."""
+        return self.prompter.nested
 
     @property
     def context(self) -> int:
@@ -66,28 +70,12 @@ class Graft(nn.Module):
 
     def soft_tokens(self, soft: Sequence[Soft]) -> Tensor:
         """Vectors of n pictures → (n, hidden), in the language model's dtype."""
-        vectors = torch.from_numpy(np.stack([part.vector for part in soft]).astype(np.float32))
-        tokens = self.projector(vectors.to(self.device), self._cells(soft))
+        tokens = self.projector.read(soft)
         if any(part.lean for part in soft):
             lean = torch.tensor([[part.lean] for part in soft], device=self.device)
             words = torch.stack([self.word(part.word) if part.lean else torch.zeros_like(tokens[0]) for part in soft])
             tokens = torch.lerp(tokens, words, lean)
         return tokens.to(self.lm.dtype)
-
-    def _cells(self, soft: Sequence[Soft]) -> Tensor | None:
-        """(n, cell_dim), zero for pictures of one token; None where all are."""
-        if all(part.cells is None for part in soft):
-            return None
-        cells = np.zeros((len(soft), self.projector.cell_dim), np.float32)
-        for i, part in enumerate(soft):
-            if part.cells is not None:
-                cells[i] = part.cells[0]
-        return torch.from_numpy(cells).to(self.device)
-
-    def check_tokens(self, count: int) -> None:
-        """Raises :class:`UsageError` for a number of soft tokens a picture that this graft was not trained for."""
-        if count not in self.nested:
-            raise UsageError(f"{count} tokens a picture", where="tokens_per_item", fix=f"this graft reads {' or '.join(map(str, self.nested))}")
 
     @torch.no_grad()
     def word(self, text: str) -> Tensor:

@@ -12,8 +12,13 @@ visual tokens: Cai et al. 2024).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from pinhole.graft.prompt import Soft
 
 
 class Projector(nn.Module):
@@ -48,6 +53,21 @@ class Projector(nn.Module):
         if cells is not None:
             y = y + self.cell(cells * self.cell_scale)
         return self.length * y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + 1e-6)
+
+    def read(self, soft: Sequence[Soft]) -> Tensor:
+        """Pictures, or cells of pictures, of one token each → (n, hidden) float32."""
+        vectors = torch.from_numpy(np.stack([part.vector for part in soft]).astype(np.float32))
+        return self(vectors.to(self.mean.device), self._cells(soft))  # type: ignore[no-any-return]
+
+    def _cells(self, soft: Sequence[Soft]) -> Tensor | None:
+        """(n, cell_dim), zero for pictures of one token; None where all are."""
+        if all(part.cells is None for part in soft):
+            return None
+        cells = np.zeros((len(soft), self.cell_dim), np.float32)
+        for i, part in enumerate(soft):
+            if part.cells is not None:
+                cells[i] = part.cells[0]
+        return torch.from_numpy(cells).to(self.mean.device)
 
     @torch.no_grad()
     def normalise(self, content: Tensor) -> None:

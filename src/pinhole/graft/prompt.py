@@ -220,8 +220,9 @@ def runs(parts: Sequence[Part]) -> Iterator[Part]:
 class Prompter:
     """Messages → tokens, through the base model's own chat template."""
 
-    def __init__(self, tokenizer: Any, tokens_per_item: int = 1) -> None:
-        self.tokenizer, self.tokens_per_item = tokenizer, tokens_per_item
+    def __init__(self, tokenizer: Any, nested: Sequence[int] = (1,)) -> None:
+        self.tokenizer = tokenizer
+        self.nested = tuple(nested)  # how many soft tokens a picture may be, ascending: the most is what it is unless somebody asks
         self.end: int = tokenizer.eos_token_id
         self._switch = threading.Lock()  # whether special tokens are read is a setting of the one tokenizer: two threads must not cross
         self.text = lru_cache(maxsize=65_536)(self._tokenise_text)  # a run of content → ids
@@ -231,6 +232,12 @@ class Prompter:
     def _tokenise_text(self, text: str) -> tuple[int, ...]:
         with self._switch:
             return tuple(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Of each token of a run of content the characters (start, end) it stands for."""
+        with self._switch:
+            read = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
+        return [(int(start), int(end)) for start, end in read["offset_mapping"]]
 
     def _tokenise_literal(self, text: str) -> tuple[int, ...]:
         with self._switch:
@@ -270,9 +277,11 @@ class Prompter:
     def render(self, messages: Sequence[Message], *, generate: bool = True, tokens_per_item: int | None = None) -> Prompt:
         """Token ids of a conversation; with ``generate`` it ends where the assistant begins to speak.
 
-        A picture takes ``tokens_per_item`` soft tokens (its own default: the prompter's), if it has cells.
+        A picture takes ``tokens_per_item`` soft tokens, if it has cells. Raises :class:`UsageError` for a number that is not among ``nested``.
         """
-        each = tokens_per_item or self.tokens_per_item
+        each = self.nested[-1] if tokens_per_item is None else tokens_per_item
+        if each not in self.nested:
+            raise UsageError(f"{each} tokens a picture", where="tokens_per_item", fix=f"this graft reads {' or '.join(map(str, self.nested))}")
         tokens: list[int] = []
         learn: list[bool] = []
         soft: list[Soft] = []
