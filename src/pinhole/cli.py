@@ -32,6 +32,8 @@ app = typer.Typer(
 
 Where = Annotated[Path | None, typer.Option("-w", "--workspace", metavar="DIR", help="The workspace (default: PINHOLE_WORKSPACE, else this folder).")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
+Engine = Annotated[str | None, typer.Option("--engine", metavar="local|vllm", help="Where the model runs (default: [engine] kind in pinhole.toml).")]
+EngineUrl = Annotated[str | None, typer.Option("--engine-url", metavar="URL[,URL]...", help="vLLM servers of this graft's export.")]
 Port = Annotated[int | None, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
 
 
@@ -238,23 +240,25 @@ def related(
 
 
 @app.command()
-def chat(workspace: Where = None) -> None:
+def chat(engine: Engine = None, engine_url: EngineUrl = None, workspace: Where = None) -> None:
     """Talk to the assistant in the terminal."""
     from pinhole import wiring
 
-    wiring.chat(_open(workspace), Console())
+    wiring.chat(wiring.on_engine(_open(workspace), engine, engine_url), Console())
 
 
 @app.command()
 def serve(
     host: Annotated[str | None, typer.Option("--host", help="Address to listen on (default: [serve] host in pinhole.toml).")] = None,
     port: Port = None,
+    engine: Engine = None,
+    engine_url: EngineUrl = None,
     workspace: Where = None,
 ) -> None:
     """Serve the page and an OpenAI-compatible API."""
     from pinhole import wiring
 
-    wiring.serve(_open(workspace), Console(), host=host, port=port)
+    wiring.serve(wiring.on_engine(_open(workspace), engine, engine_url), Console(), host=host, port=port)
 
 
 @app.command()

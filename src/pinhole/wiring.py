@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 
 from pinhole.config import ServeConfig
 from pinhole.console import Console
-from pinhole.errors import MissingArtefact, PinholeError, WorkspaceError
+from pinhole.errors import MissingArtefact, PinholeError, UsageError, WorkspaceError
 from pinhole.workspace import Artefact, Workspace
 
 if TYPE_CHECKING:
     from pinhole.assistant.loop import Assistant
     from pinhole.catalogue.store import Catalogue
+    from pinhole.engines.local import LocalEngine
+    from pinhole.engines.vllm import VllmEngine
     from pinhole.graft.world import World
     from pinhole.retrieval.index import Searcher
 
@@ -74,19 +76,49 @@ def open_assistant(workspace: Workspace) -> Assistant:
     from pinhole.assistant.loop import Assistant
     from pinhole.assistant.shop import CatalogueShop
     from pinhole.assistant.tools import Toolbox
-    from pinhole.engines.local import LocalEngine
-    from pinhole.graft.model import Graft
 
-    grafted = workspace.need("graft")
+    workspace.need("graft")
     searcher = open_searcher(workspace)
-    graft = Graft.load(grafted.path)
-    graft.check_space(searcher.space.identity)
-    shop = CatalogueShop(searcher.catalogue, searcher.features, searcher.space, searcher, workspace.config, graft.nested[-1])
-    engine = LocalEngine(graft, waiting=workspace.config.serve.queue)
+    engine = open_engine(workspace, searcher.space.identity)
+    shop = CatalogueShop(searcher.catalogue, searcher.features, searcher.space, searcher, workspace.config, engine.nested[-1])
     toolbox = Toolbox()
     engine.warm(toolbox.schemas)
     shop.search("a", [], [], "")  # the text encoder is loaded now, not in the first person's turn
     return Assistant(engine, toolbox, shop, workspace.config.assistant)
+
+
+def open_engine(workspace: Workspace, space: str) -> LocalEngine | VllmEngine:
+    """The latest graft, running as ``[engine]`` says. Raises :class:`SpaceMismatch` where it reads another space, and what is wrong with a server."""
+    grafted, settings = workspace.need("graft"), workspace.config.engine
+    if settings.kind == "vllm":
+        from pinhole.engines.vllm import VllmEngine
+        from pinhole.graft.export import serving_name
+        from pinhole.graft.lens import Lens
+
+        lens = Lens(grafted.path)
+        lens.check_space(space)
+        return VllmEngine(lens, settings, model=serving_name(grafted.key))
+    from pinhole.engines.local import LocalEngine
+    from pinhole.graft.model import Graft
+
+    graft = Graft.load(grafted.path)
+    graft.check_space(space)
+    return LocalEngine(graft, waiting=workspace.config.serve.queue)
+
+
+def on_engine(workspace: Workspace, kind: str | None, url: str | None) -> Workspace:
+    """The workspace with another engine than its ``pinhole.toml`` names; an address alone means vLLM. Raises :class:`UsageError`."""
+    from pinhole.engines.upstream import addresses
+
+    kind = kind or ("vllm" if url else workspace.config.engine.kind)
+    if kind not in ("local", "vllm"):
+        raise UsageError(f"no engine `{kind}`", where="--engine", fix="local, or vllm with --engine-url URL")
+    if kind == "local" and url:
+        raise UsageError("the engine in this process has no address", where="--engine-url", fix="leave it out, or take --engine vllm")
+    engine = workspace.config.engine.model_copy(update={"kind": kind, **({"url": url} if url else {})})
+    if kind == "vllm":
+        addresses(engine.url)
+    return Workspace(workspace.root, workspace.config.model_copy(update={"engine": engine}))
 
 
 def open_world(workspace: Workspace) -> World:

@@ -57,3 +57,25 @@ def test_every_path_is_described(catalogue: Any) -> None:
     }
     for path in ("/v1/chat/completions", "/v1/models", "/items/ID/image", "/v1/pinhole/about", "/healthz"):
         assert path in PAGE
+
+
+def test_the_flags_and_settings_of_vllm_are_those_there_are() -> None:
+    from pinhole.config import EngineConfig
+    from pinhole.engines.upstream import KEY
+    from pinhole.graft.export import FLAGS
+
+    assert FLAGS in PAGE and KEY in PAGE
+    rows = re.search(r"\| `\[engine\]` \|.*?\n\n", PAGE, re.DOTALL)
+    assert rows and set(re.findall(r"`([a-z_]+)`", rows[0].split("|---|---|")[1].replace("`local` or `vllm`", ""))) == set(EngineConfig.model_fields)
+
+
+@pytest.mark.parametrize("command", re.findall(r"^pinhole (?:export|serve --engine|chat --engine).*$", PAGE, re.MULTILINE))
+def test_commands_on_vllm_are_understood(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """As far as a workspace without a graft lets them come."""
+    from pinhole.cli import run
+    from pinhole.workspace import Workspace
+
+    monkeypatch.chdir(Workspace.create(tmp_path / "shop").root)
+    monkeypatch.setattr("pinhole.wiring.check_place", lambda *_: ("127.0.0.1", 0))
+    assert run(shlex.split(command, comments=True)[1:]) == 1
+    assert "`graft` has not been built" in capsys.readouterr().err

@@ -81,6 +81,10 @@ class Engine(Protocol):
     def space(self) -> str:
         """Identity of the embedding space whose vectors this engine's model reads."""
 
+    @property
+    def nested(self) -> tuple[int, ...]:
+        """How many soft tokens a picture may be for this engine's model, ascending."""
+
     def card(self, k: int, soft: Soft | None, title: str) -> tuple[Part, ...]:
         """An item in a prompt, in the form that this engine's model was trained on."""
 

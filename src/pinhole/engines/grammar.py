@@ -162,6 +162,10 @@ class Grammar:
         self.first = self._first(may_call=self._start is not None, may_talk=may_talk, guard=bool(tools))
         self.lark = _lark(tools if self._start is not None else (), may_talk) if tools else None
 
+    @property
+    def may_call(self) -> bool:
+        return self._start is not None
+
     def _first(self, may_call: bool, may_talk: bool, guard: bool) -> np.ndarray:
         """(vocabulary,) bool: tokens that may begin the answer. With tools about, text begins neither with ``{`` nor with blanks."""
         allowed = np.zeros(self.vocabulary.size, dtype=bool)

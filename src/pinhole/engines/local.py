@@ -74,6 +74,10 @@ class LocalEngine:
     def space(self) -> str:
         return self.graft.space
 
+    @property
+    def nested(self) -> tuple[int, ...]:
+        return self.graft.nested
+
     def __enter__(self) -> LocalEngine:
         return self
 

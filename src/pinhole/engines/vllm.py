@@ -66,6 +66,10 @@ class VllmEngine:
     def space(self) -> str:
         return self.lens.space
 
+    @property
+    def nested(self) -> tuple[int, ...]:
+        return self.lens.prompter.nested
+
     def __enter__(self) -> VllmEngine:
         return self
 
@@ -128,7 +132,7 @@ class VllmEngine:
             "stream": True,
             "stream_options": {"include_usage": True},
             "return_token_ids": True,
-            "max_tokens": max(limits.text, limits.call) if grammar.lark else limits.text,
+            "max_tokens": max(limits.text, limits.call) if grammar.may_call else limits.text,
             "temperature": temperature,
             "seed": seed & 0x7FFF_FFFF_FFFF_FFFF,
             "stop_token_ids": self._vocabulary.ends.nonzero()[0].tolist(),
