@@ -1,4 +1,4 @@
-"""A server that speaks what Pinhole speaks with vLLM and has no model: the first token comes after a fixed time, the rest at once.
+"""A server that speaks what Pinhole speaks with vLLM and has no model: the first token comes after a fixed time, the others at a fixed pace.
 
 What it reads it reads as vLLM does: the exported chat template, then the tokenizer with special tokens on, then each
 placeholder as wide as its embeddings. For measuring what the gateway adds, and for tests of faults that a
@@ -20,12 +20,13 @@ from pinhole.engines.wire import PLACEHOLDER
 
 
 class FixedUpstream:
-    """An ASGI application. Says ``says`` (token ids, the last one ending the turn) to everybody, after ``seconds``."""
+    """An ASGI application. Says ``says`` (token ids, the last one ending the turn) to everybody after ``seconds``, one every ``pace`` seconds."""
 
-    def __init__(self, tokenizer: Any, model: str, says: Sequence[int], seconds: float = 0.0, context: int = 1 << 20) -> None:
+    def __init__(self, tokenizer: Any, model: str, says: Sequence[int], seconds: float = 0.0, pace: float = 0.0, context: int = 1 << 20) -> None:
         from pinhole.graft.export import walking
 
-        self.tokenizer, self.model, self.says, self.seconds, self.context = tokenizer, model, list(says), seconds, context
+        self.tokenizer, self.model, self.says, self.context = tokenizer, model, list(says), context
+        self.seconds, self.pace = seconds, pace
         tokenizer.chat_template = walking(tokenizer.chat_template)
         tokenizer.add_special_tokens({"additional_special_tokens": [PLACEHOLDER]})
         self.placeholder = int(tokenizer.convert_tokens_to_ids(PLACEHOLDER))
@@ -72,6 +73,8 @@ class FixedUpstream:
         yield chunk({"role": "assistant", "content": ""}, [], prompt_token_ids=read)
         says = self.says[: asked["max_tokens"]]
         for i, token in enumerate(says):
+            if i and self.pace:
+                await asyncio.sleep(self.pace)
             yield chunk({}, [token], ends=("stop" if i + 1 < asked["max_tokens"] else "length") if i + 1 == len(says) else None)
         usage = {"prompt_tokens": len(read), "completion_tokens": len(says), "prompt_tokens_details": {"cached_tokens": 16}}
         yield json.dumps({"choices": [], "usage": usage})
@@ -134,14 +137,14 @@ async def _lifespan(receive: Any, send: Any) -> None:
 
 
 def main() -> None:
-    """FOLDER MODEL SECONDS: serve on a free port, whose address is printed, until killed."""
+    """FOLDER MODEL SECONDS PACE: serve on a free port, whose address is printed, until killed."""
     from pinhole.graft.base import hugging_face
     from pinhole.server.listen import run
 
-    folder, model, seconds = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+    folder, model, seconds, pace = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), float(sys.argv[4])
     tokenizer = hugging_face().AutoTokenizer.from_pretrained(folder)
     says = [*tokenizer("Look at #1.", add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-    run(FixedUpstream(tokenizer, model, says, seconds), port=0, ready=lambda address: print(address, flush=True))
+    run(FixedUpstream(tokenizer, model, says, seconds, pace), port=0, ready=lambda address: print(address, flush=True))
 
 
 if __name__ == "__main__":

@@ -128,7 +128,7 @@ class Wire:
 
     def _tokenise(self, text: str, first: bool) -> Ids:
         """A text as the server reads it, at the beginning of a prompt or behind an embedding."""
-        ids = self._server(text if first else PLACEHOLDER + text, add_special_tokens=False)["input_ids"]
+        ids = self._server.backend_tokenizer.encode(text if first else PLACEHOLDER + text, add_special_tokens=False).ids
         return tuple(ids if first else ids[1:])
 
     def _cut(self, text: _Text) -> Iterator[_Text]:
