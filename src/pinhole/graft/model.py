@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pinhole.errors import Corrupt, SpaceMismatch, UsageError
+from pinhole.errors import Corrupt, SpaceMismatch
 from pinhole.graft.base import hugging_face
 from pinhole.graft.projector import Projector
 from pinhole.graft.prompt import Message, Prompt, Prompter, Soft, ToolSchema, system
