@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import random
 from pathlib import Path
 from types import SimpleNamespace
@@ -204,3 +206,21 @@ def test_settings_that_do_not_go_together() -> None:
     assert patches(features, np.arange(3), 1) is None  # type: ignore[arg-type]
     with pytest.raises(MissingArtefact, match="16 tokens a picture, and 4 cells of each were kept"):
         patches(features, np.arange(3), 16)  # type: ignore[arg-type]
+
+
+def test_a_gateway_sends_as_many_embeddings(tmp_path: Path) -> None:
+    from pinhole.engines.wire import Wire
+    from pinhole.graft.lens import Lens
+
+    graft = nested_graft()
+    graft.save(tmp_path)
+    lens = Lens(tmp_path)
+    wire, messages = Wire(lens), asked("#1", soft(), " and #2", soft(1))
+    for count in (None, 4):
+        prompt = lens.prompter.render(messages, tokens_per_item=count)
+        letter = wire.letter(messages, prompt, count)
+        sent = [torch.load(io.BytesIO(base64.b64decode(part["data"]))) for part in letter.messages[0]["content"] if part["type"] == "prompt_embeds"]
+        assert [tensor.shape for tensor in sent] == [(count or 16, 48)] * 2
+        with torch.no_grad():
+            assert torch.allclose(sent[1], graft.soft_tokens(soft(1).tokens(count or 16)), atol=1e-6)
+        assert letter.ids.count(wire.placeholder) == 2 * (count or 16) and len(letter.ids) == len(prompt.tokens)
