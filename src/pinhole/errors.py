@@ -109,7 +109,11 @@ class Busy(PinholeError):
     status = 503
 
 
-class EngineDown(PinholeError):
-    """A server that runs the model cannot be reached, is another than was meant, or failed in the middle of an answer."""
+class EngineError(PinholeError):
+    """A server that runs the model did something wrong; where it stands is for the log, not for clients."""
 
     status = 503
+
+
+class EngineDown(EngineError):
+    """… it cannot be reached, or failed in the middle of an answer: others are asked meanwhile."""

@@ -99,5 +99,5 @@ def refused(lines: Lines, url: str) -> PinholeError:
     """What a server said instead of an answer."""
     reply = Reply(lines.status, lines.rest(SMALL))
     if lines.status in (400, 413, 422):
-        return UsageError(f"the engine's server refused it: {reply.message}", where=url)
+        return UsageError(f"the engine's server refused it: {reply.message}")
     return EngineDown(f"the engine's server did not answer ({lines.status}): {reply.message}", where=url, fix="ask again")

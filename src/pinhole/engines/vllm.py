@@ -11,6 +11,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import json
+import logging
 import threading
 import time
 import weakref
@@ -28,10 +29,11 @@ from pinhole.engines.reading import check_lengths, read, whole
 from pinhole.engines.replicas import Replica, Replicas
 from pinhole.engines.upstream import Slow, Upstream, Watch, addresses
 from pinhole.engines.wire import Letter, Wire
-from pinhole.errors import EngineDown, PinholeError, UsageError
+from pinhole.errors import EngineDown, EngineError, UsageError
 from pinhole.graft.lens import Lens
 from pinhole.graft.prompt import Message, Part, Prompt, Soft, ToolSchema, card, parse_call
 
+log = logging.getLogger(__name__)
 COMPLETIONS = "/v1/chat/completions"
 # How to choose among tokens, said in full: a checkpoint's own settings may say otherwise.
 PLAIN = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
@@ -289,6 +291,9 @@ class VllmStream:
                     tried.add(replica)
                     if len(tried) == len(self._replicas.all):
                         raise
+                except EngineError as error:
+                    log.warning("%s", error)
+                    raise
 
     def _answer(self, server: Upstream) -> Iterator[Event]:
         """One server's answer, told as it comes."""
@@ -331,7 +336,7 @@ class VllmStream:
         except (ValueError, TypeError, KeyError, AttributeError):
             raise EngineDown("the engine's server said something that is no answer", where=url, fix="name the address of a vLLM server") from None
         if read is not None and tuple(read) != self._asked.letter.ids:
-            raise PinholeError("the engine's server read another prompt than it was sent", where=url, fix="restart it on this graft's export")
+            raise EngineError("the engine's server read another prompt than it was sent", where=url, fix="restart it on this graft's export")
         for token in tokens:
             self._first_at = self._first_at or time.perf_counter()
             yield from self._told(token, url)
@@ -344,7 +349,7 @@ class VllmStream:
             yield from self._teller.take(token)
         except (RuntimeError, IndexError, UsageError):
             fix = "start it with --structured-outputs-config.backend guidance"
-            raise PinholeError("the engine's server does not keep to the grammar", where=url, fix=fix) from None
+            raise EngineError("the engine's server does not keep to the grammar", where=url, fix=fix) from None
 
     def _end(self, reason: Reason) -> Iterator[Event]:
         yield from self._teller.end(reason)

@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pinhole.errors import Busy, PinholeError, UsageError
+from pinhole.errors import Busy, EngineError, PinholeError, UsageError
 
 log = logging.getLogger("pinhole.server")
 
@@ -50,7 +50,8 @@ def error_object(error: PinholeError, param: str | None = None) -> dict[str, Any
     """The error in OpenAI's form; ``code`` is the name of the exception in snake case."""
     kind = "invalid_request_error" if error.status < 500 else "overloaded_error" if isinstance(error, Busy) else "server_error"
     code = re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__).lower()
-    return {"error": {"message": str(error), "type": kind, "param": param or getattr(error, "param", None), "code": code}}
+    message = error.what if isinstance(error, EngineError) else str(error)
+    return {"error": {"message": message, "type": kind, "param": param or getattr(error, "param", None), "code": code}}
 
 
 def unexpected(error: BaseException, doing: str) -> PinholeError:
