@@ -145,15 +145,20 @@ def build(
 @app.command()
 def graft(
     base: Annotated[str | None, typer.Option("--base", metavar="NAME|DIR", help="pypi:NAME, hf:NAME or a folder; written into pinhole.toml.")] = None,
+    teacher: Annotated[
+        str | None, typer.Option("--teacher", help="original: learn from the base's own eyes; or none. Written into pinhole.toml.")
+    ] = None,
     workspace: Where = None,
     as_json: Json = False,
 ) -> None:
-    """Build the graft, on another base if named."""
+    """Build the graft, on another base if named, taught by that base's own eyes if wanted."""
     from pinhole import tasks
 
     console = Console(as_json)
     opened = _open(workspace)
-    _finish(console, tasks.build(tasks.set_base(opened, base) if base else opened, ["graft"], console))
+    opened = tasks.set_base(opened, base) if base else opened
+    opened = tasks.set_teacher(opened, teacher) if teacher else opened
+    _finish(console, tasks.build(opened, ["graft"], console))
 
 
 @app.command()

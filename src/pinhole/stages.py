@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pinhole import builder
 from pinhole.builder import Build, Outcome, Progress, Stage, Track, quiet
-from pinhole.config import Config
+from pinhole.config import Config, GraftConfig
 from pinhole.errors import UsageError
 from pinhole.workspace import Workspace, digest, read_json
 
@@ -80,7 +80,16 @@ def _base_and_tools(workspace: Workspace) -> dict[str, str]:
 
     base, start = workspace.config.graft.base, workspace.config.graft.warm_start
     check_base(base)
-    return {"the base's files": _stamps(base, lambda folder: files_read(folder, start)), "the tools": digest(Toolbox().schemas)}
+    read = {"the base's files": _stamps(base, lambda folder: files_read(folder, start)), "the tools": digest(Toolbox().schemas)}
+    return read | _teacher(workspace.config.graft) if workspace.config.graft.teacher else read
+
+
+def _teacher(config: GraftConfig) -> dict[str, str]:
+    """The unmodified base, with the eyes that the graft itself does not read."""
+    from pinhole.graft.original import check_original
+
+    check_original(config)
+    return {"the teacher's files": _stamps(config.base)}
 
 
 # -- what they do -------------------------------------------------------------------------------
@@ -106,7 +115,8 @@ def _graft(job: Build) -> dict[str, Any]:
     from pinhole.assistant.tools import Toolbox
     from pinhole.graft.train import build_graft
 
-    return build_graft(_catalogue(job), _features(job), _space(job), Toolbox().schemas, job.workspace.config, job.out, job.progress)
+    before = job.previous.path if job.previous else None
+    return build_graft(_catalogue(job), _features(job), _space(job), Toolbox().schemas, job.workspace.config, job.out, job.progress, before)
 
 
 def _index(job: Build) -> dict[str, Any]:

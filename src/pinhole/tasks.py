@@ -113,6 +113,17 @@ def set_base(workspace: Workspace, base: str) -> Workspace:
     return workspace.change({"graft.base": str(Path(base).resolve()) if Path(base).is_dir() else base})
 
 
+def set_teacher(workspace: Workspace, teacher: str) -> Workspace:
+    """Write another teacher into ``pinhole.toml``: ``original``, or ``none``. Raises :class:`UnknownName`, or where the base cannot be one."""
+    from pinhole.graft.original import check_original
+
+    if teacher not in ("original", "none"):
+        raise UnknownName(f"no teacher `{teacher}`", where="--teacher", fix="original (the base with its eyes), or none")
+    if teacher == "original":
+        check_original(workspace.config.graft)
+    return workspace.change({"graft.teacher": "" if teacher == "none" else teacher})
+
+
 # -- measuring ----------------------------------------------------------------------------------
 
 

@@ -35,7 +35,7 @@ from pinhole.workspace import disk_errors
 
 FOLDER = "helpers"  # what they read, beside the checkpoint; gone when training ends
 _FIX = "run the same command again: it resumes; if memory ran out, set [graft] batch_rows to 1"
-_LISTS = ("tokens", "positions", "parents", "learn_from", "learn_token", "learn_weight")
+_LISTS = ("tokens", "positions", "parents", "learn_from", "learn_token", "learn_weight", "taught_at", "taught_ids", "taught_logs", "taught_weight")
 
 
 def processes(graft: Graft, config: GraftConfig) -> int:

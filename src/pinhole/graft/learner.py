@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pinhole.graft.distil import divergence
 from pinhole.graft.model import Graft
 from pinhole.graft.packing import Row
 from pinhole.graft.scoring import answer_logits
@@ -42,7 +43,8 @@ class Learner:
     def gradient(self, rows: Sequence[Row], out: Tensor) -> tuple[float, float]:
         """The sum over the rows' answer tokens: gradient into ``out`` (all that learns,) float32; returns loss and weight, summed too.
 
-        Row by row, so that it does not matter who takes which.
+        Where a teacher answered, the loss holds the divergence from what it expected too. Row by row, so that it does not matter
+        who takes which.
         """
         out.zero_()
         loss = weight = 0.0
@@ -50,6 +52,8 @@ class Learner:
             logits, wanted = answer_logits(self.graft, [row])
             weights = torch.tensor(row.learn_weight, device=logits.device)
             losses = (nn.functional.cross_entropy(logits, wanted, reduction="none") * weights).sum()
+            if row.taught_at:
+                losses = losses + _apart(logits, row)
             losses.backward()  # type: ignore[no-untyped-call]
             for parameter, part in zip(self.trained, out.split(self.lengths), strict=True):
                 if parameter.grad is not None:
@@ -63,6 +67,12 @@ class Learner:
         """Put the flat weights into the model."""
         for parameter, piece in zip(self.trained, weights.split(self.lengths), strict=True):
             parameter.copy_(piece.view_as(parameter))
+
+
+def _apart(logits: Tensor, row: Row) -> Tensor:
+    """Where a teacher's view is known, how far the row's ``logits`` (m, vocabulary) are from it: a weighted sum."""
+    ids, logs, weights = (torch.tensor(values, device=logits.device) for values in (row.taught_ids, row.taught_logs, row.taught_weight))
+    return (divergence(logits[row.taught_at], ids, logs) * weights).sum()
 
 
 def flat(tensors: Sequence[Tensor]) -> Tensor:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pinhole.graft.prompt import Prompt, Soft
+from pinhole.graft.said import Said
 
 
 @dataclass
@@ -27,10 +28,15 @@ class Row:
     learn_token: list[int] = field(default_factory=list)  # … and the token each must predict
     learn_weight: list[float] = field(default_factory=list)  # a lesson's weight is spread over the tokens of its answer
     soft: list[Soft] = field(default_factory=list)
+    taught_at: list[int] = field(default_factory=list)  # places in ``learn_from`` where a teacher's view is known …
+    taught_ids: list[list[int]] = field(default_factory=list)  # … the tokens it expects there …
+    taught_logs: list[list[float]] = field(default_factory=list)  # … how much it does, as in :class:`Said` …
+    taught_weight: list[float] = field(default_factory=list)  # … and what that weighs
     lessons: int = 0
     plain_tokens: int = 0  # what the lessons would have cost unpacked
     _children: dict[tuple[int, int | str], int] = field(default_factory=dict)
     _learned: dict[tuple[int, int], int] = field(default_factory=dict)  # (where, token) → its place in ``learn_from``
+    _taught: dict[int, int] = field(default_factory=dict)  # its place there → in ``taught_at``
 
     def cost(self, prompt: Prompt) -> int:
         """Tokens that adding this lesson would add."""
@@ -42,8 +48,11 @@ class Row:
             here = child
         return 0
 
-    def add(self, prompt: Prompt, weight: float = 1.0) -> list[int]:
-        """Lay a lesson into the tree; returns where its answer's tokens stand in ``learn_from``."""
+    def add(self, prompt: Prompt, weight: float = 1.0, said: Said | None = None, distil: float = 1.0) -> list[int]:
+        """Lay a lesson into the tree; returns where its answer's tokens stand in ``learn_from``.
+
+        ``said`` is what a teacher said, token by token the prompt's answer; its view weighs ``distil`` times as much as its words.
+        """
         self.lessons += 1
         self.plain_tokens += len(prompt.tokens)
         here, answer, read = -1, [], _read(prompt)
@@ -55,7 +64,19 @@ class Row:
                 break
             child = self._children.get((here, key))
             here = self._append(here, token, key, prompt) if child is None else child
+        for place, ids, logs in zip(answer, said.ids, said.logs, strict=True) if said else ():
+            self._teach(place, ids, logs, distil * weight)
         return answer
+
+    def _teach(self, place: int, ids: np.ndarray, logs: np.ndarray, weight: float) -> None:
+        """A teacher that read the same expects the same: another lesson through this place adds weight only."""
+        at = self._taught.setdefault(place, len(self.taught_at))
+        if at == len(self.taught_at):
+            self.taught_at.append(place)
+            self.taught_ids.append(ids.tolist())
+            self.taught_logs.append(logs.tolist())
+            self.taught_weight.append(0.0)
+        self.taught_weight[at] += weight
 
     def _learn(self, here: int, token: int, weight: float) -> int:
         """That ``token`` comes after ``here`` weighs so much more; returns its place in ``learn_from``."""

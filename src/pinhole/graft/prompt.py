@@ -90,6 +90,15 @@ class Prompt:
         """The sequence as a cache must see it: a soft token is its vector's key, never its position."""
         return tuple(token if token >= 0 else self.soft[-1 - token].key for token in self.tokens)
 
+    def asked(self) -> Prompt:
+        """What comes before the answer."""
+        end = self.learn.index(True) if True in self.learn else len(self.tokens)
+        return Prompt(self.tokens[:end], self.soft, self.learn[:end])
+
+    def then(self, tokens: Sequence[int], learn: bool = True) -> Prompt:
+        """Go on with these words; they are an answer, or read only."""
+        return Prompt((*self.tokens, *tokens), self.soft, (*self.learn, *[learn] * len(tokens)))
+
 
 # -- the templates --------------------------------------------------------------------------------
 

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pinhole.graft.phrasings import Phrases
-from pinhole.graft.prompt import Message, Soft, ToolSchema, card, lines, system
+from pinhole.graft.prompt import Message, Part, Prompt, Prompter, Soft, ToolSchema, card, lines, system
+from pinhole.graft.said import Said
 from pinhole.graft.world import Board, Drop, Theme, World
 
 _CALL, _TITLE = 4.0, 2.0
@@ -30,13 +31,22 @@ _TRIES = 8  # draws of a wrong name before a question is given up
 
 @dataclass(frozen=True)
 class Lesson:
-    """A conversation whose last message is the right answer. ``choices`` are the answers allowed, where they are few."""
+    """A conversation whose last message is the right answer. ``choices`` are the answers allowed, where they are few.
+
+    If a teacher ``said`` something, that is what is learned in its place.
+    """
 
     kind: str
     messages: tuple[Message, ...]
     tools: tuple[ToolSchema, ...] = ()
     choices: tuple[str, ...] = ()
     expect: dict[str, Any] = field(default_factory=dict)
+    said: Said | None = None
+
+    def prompt(self, prompter: Prompter, tokens_per_item: int | None = None) -> Prompt:
+        """As it is learned."""
+        prompt = prompter.render(self.messages, generate=False, tokens_per_item=tokens_per_item)
+        return prompt.asked().then(self.said.tokens.tolist()) if self.said else prompt
 
     @property
     def answer(self) -> str:
@@ -228,6 +238,19 @@ class Seeing:
         else:
             yield from self._together(self.members(self.rng.choice((2, 3, 4, 4, 4, 5))))
         self.words = {}
+
+    def again(self, scene: Sequence[Lesson]) -> list[Lesson]:
+        """A scene that was drawn before, its pictures as they are shown now; each leans on the word it was asked by."""
+        shown = [part for lesson in scene for message in lesson.messages for part in message.parts if isinstance(part, Soft)]
+        self.words, self.drops = {}, {}
+        self._lean(lambda: {self.world.at[soft.item]: soft.word for soft in shown})
+
+        def now(part: Part) -> Part:
+            return self.soft(self.world.at[part.item]) if isinstance(part, Soft) else part
+
+        found = [replace(one, messages=tuple(Message(m.role, tuple(map(now, m.parts))) for m in one.messages)) for one in scene]
+        self.words = {}
+        return found
 
     def _group(self, first: Lesson | None) -> Iterator[Lesson]:
         """A question about all of the pictures; once they stand alone, some about single ones."""

@@ -11,6 +11,7 @@ import itertools
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from pinhole.graft.projector import Projector
 from pinhole.graft.prompt import Prompter, ToolSchema
 from pinhole.graft.seeing import Lesson, Seeing
 from pinhole.graft.talking import talking_lessons
+from pinhole.graft.taught import Taught, teach
 from pinhole.graft.tower import tower_at_hand, tower_start
 from pinhole.graft.tuning import Trainer
 from pinhole.graft.warm_start import warm_start
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from pinhole.vision.features import Features
 
 Progress = Callable[[int, int], None]
+Source = Callable[[World, random.Random, float], Iterator[Lesson]]
 
 NESTED = (1, 4, 16)  # soft tokens a picture may be
 
@@ -76,11 +79,12 @@ def fill_rows(
     too short for ``lessons``.
     """
     counts = itertools.cycle(each)
-    rows = [_filled(lessons, prompter, config.row_tokens, next(counts)) for _ in range(config.batch_rows)]
+    rows = [_filled(lessons, prompter, config.row_tokens, next(counts), config.distil_weight) for _ in range(config.batch_rows)]
     if not any(row.lessons for row in rows):
         raise UsageError(f"no lesson fits into {config.row_tokens} tokens", where="[graft] row_tokens", fix="the default is 512")
     if beside is not None:
-        rows += [_filled(beside, prompter, int(config.row_tokens * config.replay), next(counts)) for _ in range(config.batch_rows)]
+        size = int(config.row_tokens * config.replay)
+        rows += [_filled(beside, prompter, size, next(counts), config.distil_weight) for _ in range(config.batch_rows)]
     return [row for row in rows if row.lessons]
 
 
@@ -90,14 +94,14 @@ def turns(nested: Sequence[int], step: int, rows: int) -> tuple[int, ...]:
     return (*nested[start:], *nested[:start])
 
 
-def _filled(lessons: Iterator[Lesson], prompter: Prompter, tokens: int, each: int) -> Row:
+def _filled(lessons: Iterator[Lesson], prompter: Prompter, tokens: int, each: int, distil: float) -> Row:
     """Draw lessons until a few in turn did not fit. One that would fit no row is passed over."""
     row, misses = Row(), 0
     for lesson in lessons:
-        prompt = prompter.render(lesson.messages, generate=False, tokens_per_item=each)
+        prompt = lesson.prompt(prompter, each)
         if len(row.tokens) + row.cost(prompt) <= tokens:
             misses = 0
-            row.add(prompt, lesson.weight)
+            row.add(prompt, lesson.weight, lesson.said, distil)
             continue
         misses += 1
         if misses == (_MISSES if row.lessons else _TRIES):
@@ -105,28 +109,39 @@ def _filled(lessons: Iterator[Lesson], prompter: Prompter, tokens: int, each: in
     return row
 
 
-def seeing_lessons(world: World, rng: random.Random, progress: float) -> Iterator[Lesson]:
-    """The first stage's stream. At its start pictures lean on their names; halfway they stand alone, as if never seen."""
+def seeing_lessons(world: World, rng: random.Random, progress: float, taught: Taught | None = None) -> Iterator[Lesson]:
+    """The first stage's stream. At its start pictures lean on their names; halfway they stand alone, as if never seen.
+
+    With ``taught``, so large a share of the scenes are those that a teacher answered.
+    """
     seeing = Seeing(world, rng, lean=float(np.interp(progress, *_LEAN)), strange=float(np.interp(progress, *_STRANGE)), drop=_DROP)
     while True:
-        yield from seeing.scene()
+        yield from seeing.again(rng.choice(taught.scenes)) if taught and rng.random() < taught.share else seeing.scene()
 
 
 def train(
-    graft: Graft, world: World, tools: Sequence[ToolSchema], config: GraftConfig, out: Path, progress: Progress | None = None
+    graft: Graft,
+    world: World,
+    tools: Sequence[ToolSchema],
+    config: GraftConfig,
+    out: Path,
+    progress: Progress | None = None,
+    taught: Taught | None = None,
 ) -> dict[str, Any]:
     """Both stages; returns figures. ``out`` holds the checkpoint that a killed run resumes from, and the loss curve."""
     with Helpers(graft, config, out) as helpers:
         trainer = Trainer(graft, config, config.seed, helpers)
         with fast_rows(graft.lm):
-            figures = _train(trainer, world, tools, config, out, progress)
+            figures = _train(trainer, world, tools, config, out, progress, taught)
     trainer.merge()
     return figures
 
 
-def _train(trainer: Trainer, world: World, tools: Sequence[ToolSchema], config: GraftConfig, out: Path, progress: Progress | None) -> dict[str, Any]:
-    talking = talking_lessons(tools, config)
-    stages = [("seeing", config.seeing_steps, seeing_lessons), ("talking", config.talking_steps, talking)]
+def _train(
+    trainer: Trainer, world: World, tools: Sequence[ToolSchema], config: GraftConfig, out: Path, progress: Progress | None, taught: Taught | None
+) -> dict[str, Any]:
+    seeing, talking = partial(seeing_lessons, taught=taught), talking_lessons(tools, config)
+    stages: list[tuple[str, int, Source]] = [("seeing", config.seeing_steps, seeing), ("talking", config.talking_steps, talking)]
     total, curve, start = config.seeing_steps + config.talking_steps, [], 0
     checkpoint, log = out / "checkpoint.safetensors", out / "curve.json"
     if log.exists() and checkpoint.exists():
@@ -141,7 +156,7 @@ def _train(trainer: Trainer, world: World, tools: Sequence[ToolSchema], config: 
                 continue
             rng = random.Random(f"{config.seed}:{name}:{at}")
             began = time.perf_counter()
-            beside = seeing_lessons(world, rng, 1.0) if source is talking and config.replay else None
+            beside = seeing(world, rng, 1.0) if source is talking and config.replay else None
             each = turns(trainer.graft.nested, at, config.batch_rows * (1 if beside is None else 2))
             rows = fill_rows(source(world, rng, at / steps), trainer.graft.prompter, config, beside, each)
             loss = trainer.step(rows, (done - 1) / total)
@@ -184,9 +199,19 @@ def start(graft: Graft, world: World, config: Config, image: Callable[[str], byt
 
 
 def build_graft(
-    catalogue: Catalogue, features: Features, space: Space, tools: Sequence[ToolSchema], config: Config, out: Path, progress: Progress | None = None
+    catalogue: Catalogue,
+    features: Features,
+    space: Space,
+    tools: Sequence[ToolSchema],
+    config: Config,
+    out: Path,
+    progress: Progress | None = None,
+    before: Path | None = None,
 ) -> dict[str, Any]:
-    """The ``graft`` stage: train on the training part of the catalogue and leave a finished graft in ``out``."""
+    """The ``graft`` stage: train on the training part of the catalogue and leave a finished graft in ``out``.
+
+    What a teacher answered for the artefact ``before`` is not asked again.
+    """
     settings, each = config.catalogue, config.graft.tokens_per_item
     world = build_world(catalogue, features, space, Split(settings), settings.category, tokens_per_item=each)
     if len(world.train) < 8:
@@ -195,11 +220,20 @@ def build_graft(
         )
     graft = new_graft(world, config.graft)
     started = start(graft, world, config, catalogue.image, progress)
-    figures = train(graft, world, tools, config.graft, out, progress)
+    taught = _taught(graft, world, catalogue, config, out, before, progress) if config.graft.teacher else None
+    figures = train(graft, world, tools, config.graft, out, progress, taught)
     graft.save(out)
     plot_curve(read_json(out / "curve.json"), out / "curve.png")
     (out / "checkpoint.safetensors").unlink(missing_ok=True)
     return figures | started
+
+
+def _taught(graft: Graft, world: World, catalogue: Catalogue, config: Config, out: Path, before: Path | None, progress: Progress | None) -> Taught:
+    """What the unmodified base says; it has left memory when training begins."""
+    from pinhole.graft.original import OriginalVLM
+
+    teacher = OriginalVLM(config.graft, catalogue.image, config.vision.max_pixels)
+    return teach(teacher, world, graft.tokenizer, config.graft, out, before, progress)
 
 
 def plot_curve(curve: Sequence[dict[str, Any]], path: Path) -> None:
