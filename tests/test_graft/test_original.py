@@ -144,8 +144,9 @@ def test_a_base_without_eyes_is_told_so(tmp_path: Path, monkeypatch: pytest.Monk
     tokenizer.save_pretrained(tmp_path)
     tiny_lm(len(tokenizer) + 5).save_pretrained(tmp_path)
     said = r"has no eyes to learn from \(\[graft\] teacher\).* name a vision-language model"
-    with pytest.raises(UsageError, match=said):
-        check_original(settings(tmp_path))
+    for base in (tmp_path, GraftConfig().base):
+        with pytest.raises(UsageError, match=said):
+            check_original(settings(base))
     monkeypatch.setattr(hub, "fetch", lambda name, weights: tmp_path)
     check_original(settings("hf:somebody/plain"))  # nothing is fetched to say it
     with pytest.raises(UsageError, match=said):
@@ -206,6 +207,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
 
     assert Workspace.open(root).config.graft.teacher == "original"
     first, answers = graft(), kept()
+    assert 0 <= first.manifest["figures"]["graft.taught.right"] <= 1 < first.manifest["figures"]["graft.taught.right.n"]
     assert len(answers) == 1 and "the teacher's files" in first.manifest["recipe"]["also"]
     Workspace.open(root).change({"graft.distil_weight": 0.5})
     monkeypatch.setattr(OriginalVLM, "answer", None)  # nobody is asked

@@ -350,3 +350,16 @@ def test_an_answer_that_is_wrong_but_allowed_is_guessed_next() -> None:
     assert answer.tokens() == [5] and answer.guess == [6, 2]
     answer.hear(ids[1:], np.zeros((2, 3), np.float32))
     assert answer.done and answer.said().tokens.tolist() == [5, 6, 2]
+
+
+def test_how_often_a_teacher_agrees_with_the_tables(taught: Taught) -> None:
+    tokenizer = tiny_graft().tokenizer
+
+    def agreeing(lesson: Lesson) -> Lesson:
+        assert lesson.said
+        return replace(lesson, said=replace(lesson.said, tokens=np.array([*tokenizer(lesson.answer)["input_ids"], 2], np.int32)))
+
+    lessons = [lesson for scene in taught.scenes for lesson in scene]
+    half = len(lessons) // 2
+    found = Taught([[agreeing(one) for one in lessons[:half]], lessons[half:]], 1.0).figures(tokenizer)
+    assert found == {"graft.taught.right": half / len(lessons), "graft.taught.right.n": len(lessons)}

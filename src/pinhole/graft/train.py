@@ -225,7 +225,7 @@ def build_graft(
     graft.save(out)
     plot_curve(read_json(out / "curve.json"), out / "curve.png")
     (out / "checkpoint.safetensors").unlink(missing_ok=True)
-    return figures | started
+    return figures | started | (taught.figures(graft.tokenizer) if taught else {})
 
 
 def _taught(graft: Graft, world: World, catalogue: Catalogue, config: Config, out: Path, before: Path | None, progress: Progress | None) -> Taught:
