@@ -39,26 +39,38 @@ TEMPLATE = (
     "{% if part['type'] == 'image' %}IMAGE{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-MARKS = {"qwen3_vl": "<|vision_start|><|image_pad|><|vision_end|>", "llava": "<image>"}
+QWEN = "<|vision_start|><|image_pad|><|vision_end|>"
+MARKS = {"qwen3_vl": QWEN, "qwen2_5_vl": QWEN, "llava": "<image>", "idefics3": "<image>"}
 SQUARE = {"height": 28, "width": 28}
-EYES = {
-    "qwen3_vl": ("Qwen2VLImageProcessorPil", {"patch_size": 14, "merge_size": 2, "size": {"shortest_edge": 28 * 28, "longest_edge": 56 * 56}}),
+QWEN_EYES = ("Qwen2VLImageProcessorPil", {"patch_size": 14, "merge_size": 2, "size": {"shortest_edge": 28 * 28, "longest_edge": 56 * 56}})
+EYES: dict[str, tuple[str, dict[str, Any]]] = {
+    "qwen3_vl": QWEN_EYES,
+    "qwen2_5_vl": QWEN_EYES,
+    "idefics3": ("Idefics3ImageProcessorPil", {"size": {"longest_edge": 28}, "max_image_size": {"longest_edge": 28}}),
     "llava": ("CLIPImageProcessorPil", {"size": {"shortest_edge": 28}, "crop_size": SQUARE}),
 }
-LLAVA = {"patch_size": 14, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+PROCESSORS: dict[str, dict[str, Any]] = {  # those that run without torchvision, and their settings
+    "Llava": {"patch_size": 14, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1},
+    "Idefics3": {"image_seq_len": 1},
+}
 
 
 def save(family: str, folder: Path) -> Any:
     """A checkpoint whose tokenizer, template and processor know of pictures. The last of its words stands for one."""
     vlm, tokenizer, mark = tiny_vlm(family), tiny_tokenizer(), MARKS[family]
-    words = ["<|vision_start|>", "<|vision_end|>", "<spare>", "<|video_pad|>", "<|image_pad|>" if family == "qwen3_vl" else mark]
+    first = (
+        ("<|vision_start|>", "<|vision_end|>", "<|video_pad|>")
+        if mark == QWEN
+        else ("<fake_token_around_image>", "<end_of_utterance>", "<global-img>")
+    )
+    words = [*first, "<spare>", "<|image_pad|>" if mark == QWEN else mark]
     tokenizer.add_special_tokens({"additional_special_tokens": words})
     tokenizer.chat_template = TEMPLATE.replace("IMAGE", mark)
     name, settings = EYES[family]
     for part in (vlm, tokenizer, getattr(transformers, name)(**settings)):
         part.save_pretrained(folder)
-    if family == "llava":
-        write_json(folder / "processor_config.json", {"processor_class": "LlavaProcessor", **LLAVA})
+    if family.title() in PROCESSORS:
+        write_json(folder / "processor_config.json", {"processor_class": f"{family.title()}Processor", **PROCESSORS[family.title()]})
     return vlm
 
 
@@ -110,9 +122,11 @@ def by_hand(family: str, folder: Path, lesson: Lesson, config: Any) -> dict[str,
     talk = [{"role": message.role, "content": [part(one) for one in message.parts]} for message in lesson.messages[:-1]]
     text = tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
     shown = [decode(picture(one.item), 448) for message in lesson.messages for one in message.parts if isinstance(one, Soft)]
-    if family == "llava":
-        found = transformers.LlavaProcessor(eyes, tokenizer, **LLAVA)(images=shown, text=text, return_tensors="pt", add_special_tokens=False)
-        return {name: found[name] for name in ("input_ids", "attention_mask", "pixel_values")}
+    if family.title() in PROCESSORS:
+        if family == "idefics3":
+            eyes.do_image_splitting = False
+        processor = getattr(transformers, f"{family.title()}Processor")(eyes, tokenizer, **PROCESSORS[family.title()])
+        return dict(processor(images=shown, text=[text], return_tensors="pt", add_special_tokens=False))
     pixels = eyes(images=shown, return_tensors="pt")
     for grid in pixels["image_grid_thw"]:
         text = text.replace("<|image_pad|>", "<here>" * int(grid.prod() // 4), 1)
