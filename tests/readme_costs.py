@@ -45,7 +45,7 @@ def _where(name: str, run: dict[str, Any]) -> str:
 
 def _turn(figures: dict[str, Any]) -> str:
     """A row for each number of pictures, with the ratio on paper beside the one that was measured."""
-    sizes = sorted(int(key.split(".")[1][1:]) for key in figures if key.startswith("turn.n") and key.endswith(".full_over_graft") and "flops" not in key)
+    sizes = sorted(int(key.split(".")[1][1:]) for key in figures if key.startswith("turn.n") and key.endswith(".full_s"))
     head = ("pictures in the turn", "Qwen3-VL-2B with its eyes", "its tower's output cached", "**grafted**, one token a picture", "as many words")
     lines = [_line(*head, "eyes ÷ graft", "on paper", "graft ÷ words"), _line(*["---:"] * 8)]
     for n in sizes:

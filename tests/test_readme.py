@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import readme_costs
 import readme_figures
 from built_shop import built_shop, inside
 from pinhole import wiring
@@ -114,3 +115,24 @@ def test_figures_are_written_from_the_last_line(tmp_path: Path, monkeypatch: pyt
     filled = readme_figures.fill(README, block)
     assert block in filled and readme_figures.fill(filled, block) == filled and filled.startswith("# Pinhole")
     assert filled.partition(readme_figures.END)[2] == README.partition(readme_figures.END)[2]
+
+
+def test_the_costs_are_what_was_printed() -> None:
+    """The README holds docs/costs.json in words."""
+    inner = readme_costs.block(json.loads(readme_costs.FILE.read_text(encoding="utf-8"))) if readme_costs.FILE.exists() else ""
+    assert readme_costs.fill(README, inner) == README, "run: python tests/readme_costs.py"
+
+
+def test_costs_are_written_from_the_last_line() -> None:
+    turn = {"full_s": 20.0, "cached_tower_s": 7.5, "graft_s": 0.25, "floor_s": 0.24, "full_over_graft": 80.0, "flops.full_over_graft": 84.4}
+    printed = {f"turn.n10.{key}": value for key, value in turn.items()} | {"turn.n10.graft_over_floor": 1.04, "turn.threads": 2}
+    name, run = readme_costs.read("noise\n" + json.dumps({**printed, "turn.tower_image_s": 0.9, "turn.encoder_image_s": 0.013}) + "\n")
+    assert name == "turn" and run["machine"]["cores"]
+    board = {"first_token_s": 0.84, "first_token_s.n": 9.0, "next_question_s": 0.09, "over_text": 1.02}
+    board = {f"board.n1000.{key}": value for key, value in board.items()}
+    gateway = {"gateway.added_s": 0.006, "gateway.upstream_first_token_s": 0.252}
+    text = readme_costs.block({"turn": run} | dict(readme_costs.read(json.dumps(one)) for one in (board, gateway)))
+    assert "| 10 | 20.00 s | 7.50 s | 0.25 s | 0.24 s | **80.0×** | 84.4× | 1.04 |" in text and "0.90 s by that tower, 13 ms by" in text
+    assert "**0.84 s** to the first token, 1.02 times as many words; **0.090 s**" in text and "**6.0 ms** to 252 ms" in text and "2 threads" in text
+    filled = readme_costs.fill(README, text)
+    assert text in filled and readme_costs.fill(filled, text) == filled
