@@ -19,7 +19,7 @@ from pinhole.cli import run
 from pinhole.errors import UsageError
 from pinhole.graft.export import MARK, Card, export, walking
 from pinhole.graft.model import Graft
-from pinhole.graft.prompt import Message
+from pinhole.graft.prompt import Message, Prompter
 from pinhole.workspace import Workspace
 from toy_model import SPACE, TEMPLATE, tiny_graft, tiny_tokenizer
 
@@ -106,11 +106,33 @@ def test_the_template_is_the_bases_around_whatever_is_said(template: str, genera
     expected = tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=generate)
     for i, said in enumerate(SAID):
         expected = expected.replace(f"\ue100{i}\ue101", said)
-    tokenizer.chat_template = walking(walking(template))
+    for _ in range(2):
+        tokenizer.chat_template = walking(tokenizer)
     whole = [{"role": role, "content": said} for role, said in zip(roles, SAID, strict=True)]
     parts = [{**one, "content": [{"type": "text", "text": letter} for letter in one["content"]]} for one in whole]
     for messages in (whole, parts):
         assert tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate) == expected
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        *TEMPLATES,
+        "{% for m in messages %}{{ m.role }}: {% for p in m.content %}{{ p.text }}{% endfor %}<|im_end|>\n{% endfor %}",
+        "{% for m in messages %}{{ m.role | upper }}: {{ m.content }} {% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}",
+    ],
+)
+def test_a_server_reads_what_the_prompter_reads(template: str) -> None:
+    """Also of templates that only walk lists of parts, and of those that write no end after an answer."""
+    tokenizer: Any = tiny_tokenizer()
+    tokenizer.chat_template = template
+    roles, said = ("user", "assistant", "user"), ("hello", "a lemon", "more")
+    expected = "".join(piece if isinstance(piece, str) else said[piece] for piece in Prompter(tokenizer).layout(roles, True))
+    tokenizer.chat_template = walking(tokenizer)
+    for form in (str, lambda text: [{"type": "text", "text": text}]):
+        messages = [{"role": role, "content": form(text)} for role, text in zip(roles, said, strict=True)]
+        assert tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) == expected
+    assert "a lemon<|im_end|>" in expected
 
 
 # -- the folder ---------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ class FixedUpstream:
 
         self.tokenizer, self.model, self.says, self.context = tokenizer, model, list(says), context
         self.seconds, self.pace = seconds, pace
-        tokenizer.chat_template = walking(tokenizer.chat_template)
+        tokenizer.chat_template = walking(tokenizer)
         tokenizer.add_special_tokens({"additional_special_tokens": [PLACEHOLDER]})
         self.placeholder = int(tokenizer.convert_tokens_to_ids(PLACEHOLDER))
         self.asked: list[dict[str, Any]] = []

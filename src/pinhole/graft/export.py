@@ -9,6 +9,7 @@ appears by one rename: a kill leaves the old export or the new one. Knows nothin
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pinhole.errors import UsageError
+from pinhole.graft.base import hugging_face
 from pinhole.workspace import disk_errors, read_json, write_atomic, write_json
 
 MARK = "export.json"  # a folder that holds it is an export, and may be replaced by one
@@ -34,7 +36,8 @@ _BEFORE = """{%- set pinhole = namespace(messages=[], contents=[]) -%}
 {%- endfor -%}
 {%- endif -%}
 {%- set pinhole.contents = pinhole.contents + [said.text] -%}
-{%- set pinhole.messages = pinhole.messages + [dict(message, content='\ue000' ~ loop.index0 ~ '\ue001')] -%}
+{%- set mark = '\ue000' ~ loop.index0 ~ '\ue001' -%}
+{%- set pinhole.messages = pinhole.messages + [dict(message, content=CONTENT)] -%}
 {%- endfor -%}
 {%- set messages = pinhole.messages -%}
 {%- set rendered %}
@@ -42,7 +45,10 @@ _BEFORE = """{%- set pinhole = namespace(messages=[], contents=[]) -%}
 _AFTER = """{{ '' }}{% endset -%}
 {%- for piece in rendered.split('\ue000') -%}
 {%- if loop.first -%}{{ piece }}{%- else -%}
-{{ pinhole.contents[piece.split('\ue001')[0] | int] }}{{ piece.split('\ue001')[1] }}
+{%- set at, rest = piece.split('\ue001')[0] | int, piece.split('\ue001')[1] -%}
+{{ pinhole.contents[at] }}
+{%- if pinhole.messages[at]['role'] == 'assistant' and not rest.startswith(SPECIAL) -%}{{ END }}{%- endif -%}
+{{ rest }}
 {%- endif -%}
 {%- endfor -%}"""
 
@@ -62,9 +68,28 @@ def serving_name(key: str) -> str:
     return f"pinhole-{key}"
 
 
-def walking(template: str) -> str:
-    """A chat template that takes content in parts and writes them out verbatim, around which it is ``template``."""
-    return template if template.startswith(_BEFORE) else _BEFORE + template.removesuffix("\n") + _AFTER
+def walking(tokenizer: Any) -> str:
+    """A chat template that takes content as a string or in parts and writes it out verbatim, around which it is the tokenizer's own.
+
+    It ends every answer, as :class:`~pinhole.graft.prompt.Prompter` does, where the tokenizer's own writes nothing special there.
+    """
+    template = str(tokenizer.chat_template)
+    if template.startswith(_BEFORE.partition("CONTENT")[0]):
+        return template
+    before = _BEFORE.replace("CONTENT", "mark" if _takes_strings(tokenizer) else "[{'type': 'text', 'text': mark}]")
+    special = "(" + "".join(f"{json.dumps(token)}, " for token in tokenizer.all_special_tokens) + ")"
+    after = _AFTER.replace("SPECIAL", special).replace("END", json.dumps(tokenizer.eos_token))
+    return before + template.removesuffix("\n") + after
+
+
+def _takes_strings(tokenizer: Any) -> bool:
+    """Whether its template writes content that is a string; some only walk lists of parts."""
+    from jinja2 import TemplateError
+
+    try:
+        return "\ue000" in tokenizer.apply_chat_template([{"role": "user", "content": "\ue000"}], tokenize=False)
+    except (TemplateError, TypeError, ValueError):
+        return False
 
 
 def export(graft: Path, folder: Path, card: Card) -> Path:
@@ -104,13 +129,11 @@ def _fill(graft: Path, part: Path, card: Card) -> None:
 
 def _write_template(part: Path) -> None:
     """Into ``chat_template.jinja``, wherever the tokenizer kept it."""
-    settings, file = read_json(part / "tokenizer_config.json"), part / "chat_template.jinja"
-    template = settings.pop("chat_template", None)
-    if file.exists():
-        template = file.read_text(encoding="utf-8")
-    else:
+    template = walking(hugging_face().AutoTokenizer.from_pretrained(part))
+    settings = read_json(part / "tokenizer_config.json")
+    if settings.pop("chat_template", None) is not None:
         write_json(part / "tokenizer_config.json", settings)
-    write_atomic(file, walking(str(template)))
+    write_atomic(part / "chat_template.jinja", template)
 
 
 def _write_index(part: Path) -> None:
