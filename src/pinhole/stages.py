@@ -147,7 +147,7 @@ def _evaluate(job: Build) -> dict[str, Any]:
         lambda: _search_figures(job, catalogue, features, space, parts[1]),
         lambda: _engine_figures(graft, tools, config, parts[2]),
         lambda: _embed_figures(job, parts[3]),
-        lambda: {key: value for key, value in grafted.manifest["figures"].items() if key.startswith(("speed.", "graft.warm_start"))},
+        lambda: {key: value for key, value in grafted.manifest["figures"].items() if key.startswith(("speed.", "graft.warm_start", "graft.taught"))},
     )
     curves = [grafted.path / "curve.png"]
     return build_evaluation(graft, in_bulk(graft, AT_ONCE), world, tools, config, job.out, others=others, curves=curves, progress=parts[0])

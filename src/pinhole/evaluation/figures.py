@@ -112,7 +112,13 @@ GROUPS: dict[str, tuple[str, str, dict[str, Named]]] = {
     "start": (
         "The start",
         "Training pictures, before the language model is trained.",
-        {"graft.warm_start": Named("The nearest of all words is its own", "where the warm start puts the pictures that it was fitted to")},
+        {
+            "graft.warm_start": Named("The nearest of all words is its own", "where the warm start puts the pictures that it was fitted to"),
+            "graft.warm_start.tower": Named(
+                "What the base's own eyes say is foretold", "variance of the tower's tokens, pictures left out of the fit"
+            ),
+            "graft.taught.right": Named("The teacher says what the tables say", "lessons that the model with its eyes answered"),
+        },
     ),
     "lessons": (
         "Your lessons",
