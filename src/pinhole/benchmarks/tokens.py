@@ -107,9 +107,9 @@ def _trained(worlds: dict[int, World], config: GraftConfig, progress: Progress |
         return graft
 
     patches = Eyed.of(worlds[max(worlds)])
-    nested = model(1, worlds[16], 16)
+    alone, nested = model(0, worlds[1], 1), model(1, worlds[16], 16)
     return [
-        Side("alone", model(0, worlds[1], 1), worlds[1], None),
+        Side("alone", alone, worlds[1], None),
         *(Side(f"k{count}", nested, worlds[16], count) for count in (1, 4, 16)),
         Side("patches", model(2, patches, 1), patches, None),
     ]
