@@ -16,7 +16,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import readme_figures
 from pinhole.evaluation.machine import in_words, machine
+from readme_figures import line
 
 ROOT = Path(__file__).parents[1]
 FILE, README = ROOT / "docs" / "costs.json", ROOT / "README.md"
@@ -47,11 +49,11 @@ def _turn(figures: dict[str, Any]) -> str:
     """A row for each number of pictures, with the ratio on paper beside the one that was measured."""
     sizes = sorted(int(key.split(".")[1][1:]) for key in figures if key.startswith("turn.n") and key.endswith(".full_s"))
     head = ("pictures in the turn", "Qwen3-VL-2B with its eyes", "its tower's output cached", "**grafted**, one token a picture", "as many words")
-    lines = [_line(*head, "eyes ÷ graft", "on paper", "graft ÷ words"), _line(*["---:"] * 8)]
+    lines = [line(*head, "eyes ÷ graft", "on paper", "graft ÷ words"), line(*["---:"] * 8)]
     for n in sizes:
         spent = [f"{figures[f'turn.n{n}.{side}']:.2f} s" for side in ("full_s", "cached_tower_s", "graft_s", "floor_s")]
         ratios = [f"**{figures[f'turn.n{n}.full_over_graft']:.1f}×**", f"{figures[f'turn.n{n}.flops.full_over_graft']:.1f}×"]
-        lines.append(_line(str(n), *spent, *ratios, f"{figures[f'turn.n{n}.graft_over_floor']:.2f}"))
+        lines.append(line(str(n), *spent, *ratios, f"{figures[f'turn.n{n}.graft_over_floor']:.2f}"))
     once = f"A picture never seen before is looked at once: {figures['turn.tower_image_s']:.2f} s by that tower"
     if "turn.encoder_image_s" in figures:
         once += f", {1000 * figures['turn.encoder_image_s']:.0f} ms by the default encoder on one thread"
@@ -72,15 +74,9 @@ def _gateway(figures: dict[str, Any]) -> str:
     return f"What the way over a vLLM server adds to the first token, 16 conversations at once: **{added:.1f} ms** to {bare:.0f} ms"
 
 
-def _line(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
 def fill(text: str, inner: str) -> str:
     """The README with its block replaced."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{inner}{chr(10) if inner else ''}{END}{after}"
+    return readme_figures.fill(text, inner, BEGIN, END)
 
 
 if __name__ == "__main__":

@@ -51,20 +51,20 @@ def block(runs: dict[str, dict[str, Any]]) -> str:
     """The README's tables, a column or two for each size: figures, then stages."""
     sizes = [size for size in COMMANDS if size in runs]
     lines = [f"{size}: `{runs[size]['command']}` on {in_words(runs[size]['machine'])}, {runs[size]['day']}  " for size in sizes]
-    lines += ["", _line("figure", "", *[cell for size in sizes for cell in (size, "beside it")]), _line("---", "---", *["---"] * 2 * len(sizes))]
+    lines += ["", line("figure", "", *[cell for size in sizes for cell in (size, "beside it")]), line("---", "---", *["---"] * 2 * len(sizes))]
     rows = {size: {row.key: row for group in grouped(runs[size]["figures"]) for row in group.rows} for size in sizes}
     for key in SHOWN:
         found = [rows[size].get(key) for size in sizes]
         label = next((row.named.label.removeprefix("… ") for row in found if row), "")
         if label:
-            lines.append(_line(f"`{key}`", label, *[cell for row in found for cell in _cells(row)]))
-    lines += ["", _line("stage", *[cell for size in sizes for cell in (size, "peak memory")]), _line("---", *["---:"] * 2 * len(sizes))]
+            lines.append(line(f"`{key}`", label, *[cell for row in found for cell in _cells(row)]))
+    lines += ["", line("stage", *[cell for size in sizes for cell in (size, "peak memory")]), line("---", *["---:"] * 2 * len(sizes))]
     for name in dict.fromkeys(name for size in sizes for name in runs[size]["stages"]):
-        lines.append(_line(f"`{name}`", *[cell for size in sizes for cell in _cost(runs[size]["stages"].get(name), "seconds")]))
-    return "\n".join([*lines, _line("the whole way", *[cell for size in sizes for cell in _cost(runs[size], "wall_s")])])
+        lines.append(line(f"`{name}`", *[cell for size in sizes for cell in _cost(runs[size]["stages"].get(name), "seconds")]))
+    return "\n".join([*lines, line("the whole way", *[cell for size in sizes for cell in _cost(runs[size], "wall_s")])])
 
 
-def _line(*cells: str) -> str:
+def line(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
@@ -82,11 +82,11 @@ def _cost(measured: dict[str, Any] | None, seconds: str) -> tuple[str, str]:
     return (clock(measured[seconds]), f"{measured['peak_memory_gb']:.1f} GB") if measured else ("", "")
 
 
-def fill(text: str, inner: str) -> str:
+def fill(text: str, inner: str, begin: str = BEGIN, end: str = END) -> str:
     """The README with its block replaced."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{inner}{chr(10) if inner else ''}{END}{after}"
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n{inner}{chr(10) if inner else ''}{end}{after}"
 
 
 if __name__ == "__main__":

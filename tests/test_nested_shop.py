@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 from fastapi.testclient import TestClient
 
 from built_shop import TINY, inside, tiny_base, write_files
+from pinhole.benchmarks import tokens
 from pinhole.cli import run
+from pinhole.errors import ConfigError
+from pinhole.evaluation.nested import EXAMS
 from pinhole.workspace import Workspace, read_json
 from test_vision import tiny
 
@@ -26,7 +30,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
         patch.setenv("PINHOLE_CACHE", str(folder / "cache"))
         assert run(["init", "shop"]) == 0
         workspace = Workspace.open("shop")
-        workspace.change({**TINY, **encoders, "graft.base": tiny_base(folder / "base"), "vision.grid": 2, "graft.tokens_per_item": 4})
+        workspace.change({**TINY, **encoders, "graft.base": tiny_base(folder / "base"), "vision.grid": 4, "graft.tokens_per_item": 4})
         renames = ["--map", "id=sku", "--map", "title=name", "--map", "image=photo", "--map", "category=department"]
         assert run(["ingest", "items", "products.csv", *renames, "-w", "shop"]) == 0
         assert run(["ingest", "boards", "collections.jsonl", "-w", "shop"]) == 0
@@ -64,7 +68,16 @@ def test_a_request_chooses(shop: Workspace) -> None:
 
 
 def test_a_grid_too_coarse_is_said_at_once(shop: Workspace) -> None:
-    from pinhole.errors import ConfigError
-
     with pytest.raises(ConfigError, match="do not go together"):
-        shop.change({"graft.tokens_per_item": 16})
+        shop.change({"graft.tokens_per_item": 16, "vision.grid": 2})
+
+
+def test_the_benchmark_asks_every_side_the_same(shop: Workspace, tmp_path: Path) -> None:
+    done: list[int] = []
+    figures = tokens.run(shop, lambda now, total: done.append(now), steps=1, n=3)
+    assert done == [1, 2, 3]
+    for side, each in {"alone": 1, "k1": 1, "k4": 4, "k16": 16, "patches": 16}.items():
+        assert figures[f"tokens.{side}.per_item"] == each and figures[f"tokens.{side}.first_token_s"] > 0
+        assert figures[f"tokens.{side}.see.category.accuracy.n"] == 3
+    tokens.plot(figures | {f"tokens.{side}.{key}": 0.5 for side in ("alone", "k1", "k4", "k16", "patches") for key in EXAMS}, tmp_path / "tokens.png")
+    assert (tmp_path / "tokens.png").read_bytes().startswith(b"\x89PNG")

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pinhole.errors import ConfigError
 from pinhole.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -34,12 +33,13 @@ def run(workspace: Workspace, progress: Progress | None = None, steps: int = 0, 
 
     ``steps`` of each training; 0 is ``[graft] seeing_steps``. Of an exam in which the model with eyes gets nothing right no share is kept.
     """
+    from pinhole.benchmarks._worlds import ALL, open_worlds
     from pinhole.evaluation.eyes import Eyed
     from pinhole.evaluation.seeing_exams import EXAMS
 
     config = workspace.config.graft.model_copy(update={"talking_steps": 0, "tokens_per_item": 1})
     config = config.model_copy(update={"seeing_steps": steps or config.seeing_steps})
-    plain, celled = _worlds(workspace)
+    plain, celled = open_worlds(workspace, 1, ALL)
     eyed, bench = Eyed.of(celled), _Bench(config, n, progress)
     eyes = bench.trained(_fresh(eyed, config), eyed)
     figures = bench.asked("eyes", eyes, eyed)
@@ -57,22 +57,6 @@ def run(workspace: Workspace, progress: Progress | None = None, steps: int = 0, 
             for kept, side in (("kept", "taught"), ("kept_alone", "lessons")):
                 figures[f"distil.{kept}.{exam}"] = figures[f"distil.{side}.{exam}"] / figures[f"distil.eyes.{exam}"]
     return figures | {"distil.steps": float(config.seeing_steps), "distil.n": float(n)}
-
-
-def _worlds(workspace: Workspace) -> tuple[World, World]:
-    """The catalogue as a graft of one token sees it, and with all cells."""
-    from pinhole.catalogue.split import Split
-    from pinhole.catalogue.store import Catalogue
-    from pinhole.graft.world import build_world
-    from pinhole.vision.align import Space
-    from pinhole.vision.features import Features
-
-    space, features, settings = Space.load(workspace.need("align").path), Features.load(workspace.need("embed").path), workspace.config.catalogue
-    if features.grid < 4:
-        raise ConfigError(f"`vision.grid` = {features.grid}", where="pinhole.toml", fix="set [vision] grid = 7 and run `pinhole build align`")
-    catalogue, split = Catalogue(workspace.tables), Split(settings)
-    plain, celled = (build_world(catalogue, features, space, split, settings.category, tokens_per_item=most) for most in (1, features.grid**2))
-    return plain, celled
 
 
 def _fresh(world: World, config: GraftConfig) -> Graft:

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from pinhole.benchmarks.train import _world
 from pinhole.workspace import Workspace
 
 NEEDS_WORKSPACE = True
@@ -55,12 +54,13 @@ def steps_to(curve: np.ndarray, target: float) -> int:
 
 def _losses(workspace: Workspace, name: str, steps: int) -> Iterator[float]:
     """The loss of every step of the first stage, its schedule and its rows as the graft stage has them."""
+    from pinhole.benchmarks._worlds import open_worlds
     from pinhole.graft.fast import fast_rows
     from pinhole.graft.helpers import Helpers
     from pinhole.graft.train import fill_rows, new_graft, seeing_lessons
     from pinhole.graft.tuning import Trainer
 
-    config, world = workspace.config.graft, _world(workspace)
+    config, [world] = workspace.config.graft, open_worlds(workspace, 1)
     graft = new_graft(world, config)
     _start(name, graft, world, config.seed)
     with tempfile.TemporaryDirectory() as folder, Helpers(graft, config, Path(folder)) as helpers, fast_rows(graft.lm):

@@ -14,9 +14,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pinhole.errors import ConfigError
 from pinhole.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -44,13 +43,10 @@ def run(workspace: Workspace, progress: Progress | None = None, steps: int = 0, 
 
     ``steps`` 0 is those of ``[graft] seeing_steps``.
     """
-    from pinhole.graft.world import build_world
+    from pinhole.benchmarks._worlds import ALL, open_worlds
 
-    catalogue, features, space, split, settings = _opened(workspace)
-    if features.grid < 4:
-        raise ConfigError(f"`vision.grid` = {features.grid}", where="pinhole.toml", fix="set [vision] grid = 7 and run `pinhole build align`")
+    worlds = open_worlds(workspace, 1, 16, ALL)
     config = workspace.config.graft.model_copy(update={"seeing_steps": steps or workspace.config.graft.seeing_steps, "talking_steps": 0})
-    worlds = {most: build_world(catalogue, features, space, split, settings.category, tokens_per_item=most) for most in (1, 16, features.grid**2)}
     sides = _trained(worlds, config, progress)
     figures = _asked(sides, n) | _timed(sides)
     return figures | {"tokens.steps": float(config.seeing_steps), "tokens.n": float(n)}
@@ -79,17 +75,7 @@ def plot(figures: Mapping[str, float], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def _opened(workspace: Workspace) -> tuple[Any, Any, Any, Any, Any]:
-    from pinhole.catalogue.split import Split
-    from pinhole.catalogue.store import Catalogue
-    from pinhole.vision.align import Space
-    from pinhole.vision.features import Features
-
-    space, features, settings = Space.load(workspace.need("align").path), Features.load(workspace.need("embed").path), workspace.config.catalogue
-    return Catalogue(workspace.tables), features, space, Split(settings), settings
-
-
-def _trained(worlds: dict[int, World], config: GraftConfig, progress: Progress | None) -> list[Side]:
+def _trained(worlds: list[World], config: GraftConfig, progress: Progress | None) -> list[Side]:
     """Three trainings, one after the other."""
     from pinhole.evaluation.eyes import Eyed
 
@@ -106,11 +92,12 @@ def _trained(worlds: dict[int, World], config: GraftConfig, progress: Progress |
             train(graft, world, (), own, Path(folder), lambda done, _: progress(number * config.seeing_steps + done, total) if progress else None)
         return graft
 
-    patches = Eyed.of(worlds[max(worlds)])
-    alone, nested = model(0, worlds[1], 1), model(1, worlds[16], 16)
+    plain, celled, all_cells = worlds
+    patches = Eyed.of(all_cells)
+    alone, nested = model(0, plain, 1), model(1, celled, 16)
     return [
-        Side("alone", alone, worlds[1], None),
-        *(Side(f"k{count}", nested, worlds[16], count) for count in (1, 4, 16)),
+        Side("alone", alone, plain, None),
+        *(Side(f"k{count}", nested, celled, count) for count in (1, 4, 16)),
         Side("patches", model(2, patches, 1), patches, None),
     ]
 
@@ -141,7 +128,7 @@ def _timed(sides: list[Side]) -> dict[str, float]:
     try:
         for round in range(ROUNDS + 1):
             for side, engine in zip(sides, engines, strict=True):
-                pictures = [side.world.soft(i) for i in side.world.pool(True)[round * PICTURES : (round + 1) * PICTURES]]
+                pictures = [side.world.soft(i % len(side.world.pictures)) for i in range(round * PICTURES, (round + 1) * PICTURES)]
                 shown = lines([card(k, soft, "") for k, soft in enumerate(pictures, 1)])
                 question = [Message.of("user", *shown, f"\nwhich of them is red? {round}")]
                 began = time.perf_counter()

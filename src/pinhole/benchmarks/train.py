@@ -26,13 +26,14 @@ def run(workspace: Workspace, progress: Progress | None = None, steps: int = 12)
 
     ``train.side_by_side`` is a step by one process ÷ the same step shared with helpers, absent where there are none.
     """
+    from pinhole.benchmarks._worlds import open_worlds
     from pinhole.graft.fast import fast_rows
     from pinhole.graft.helpers import Helpers
     from pinhole.graft.train import fill_rows, new_graft, seeing_lessons
     from pinhole.graft.tuning import Trainer
     from pinhole.graft.warm_start import warm_start
 
-    config, world = workspace.config.graft, _world(workspace)
+    config, [world] = workspace.config.graft, open_worlds(workspace, 1)
     graft = new_graft(world, config)
     warm_start(graft, world)
     clock = _Clock()
@@ -106,14 +107,3 @@ def _passes(trainer: Any, rows: Any) -> None:
     for row in rows:
         logits, wanted = answer_logits(trainer.graft, [row])
         torch.autograd.grad(torch.nn.functional.cross_entropy(logits, wanted), trainer.learner.trained)
-
-
-def _world(workspace: Workspace) -> Any:
-    from pinhole.catalogue.split import Split
-    from pinhole.catalogue.store import Catalogue
-    from pinhole.graft.world import build_world
-    from pinhole.vision.align import Space
-    from pinhole.vision.features import Features
-
-    space, features, settings = Space.load(workspace.need("align").path), Features.load(workspace.need("embed").path), workspace.config.catalogue
-    return build_world(Catalogue(workspace.tables), features, space, Split(settings), settings.category)

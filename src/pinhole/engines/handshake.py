@@ -14,11 +14,11 @@ import numpy as np
 from pinhole.engines.upstream import Lines, Reply, Upstream
 from pinhole.engines.wire import Wire
 from pinhole.errors import EngineDown, PinholeError, UsageError
+from pinhole.graft.export import FLAGS
 from pinhole.graft.lens import Lens
 from pinhole.graft.prompt import Message, Soft, card, system
 
 START = "start vLLM on the folder that `pinhole export` wrote, as its README.md says"
-FLAGS = "--enable-prompt-embeds --chat-template-content-format openai --structured-outputs-config.backend guidance"
 SMALL = 10.0  # seconds for a question that no model is needed for
 GRAMMAR = 'start: call | text\ncall: %json {"const": {"tool": "none"}}\ntext: /[^{](.|\\n)*/'
 
