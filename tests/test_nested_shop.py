@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from pinhole.benchmarks import tokens
 from pinhole.cli import run
 from pinhole.errors import ConfigError
 from pinhole.evaluation.nested import EXAMS
-from pinhole.workspace import Workspace, read_json
+from pinhole.workspace import Workspace, read_json, write_json
 from test_vision import tiny
 
 
@@ -81,3 +82,18 @@ def test_the_benchmark_asks_every_side_the_same(shop: Workspace, tmp_path: Path)
         assert figures[f"tokens.{side}.see.category.accuracy.n"] == 3
     tokens.plot(figures | {f"tokens.{side}.{key}": 0.5 for side in ("alone", "k1", "k4", "k16", "patches") for key in EXAMS}, tmp_path / "tokens.png")
     assert (tmp_path / "tokens.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_report_shows_the_benchmark_of_its_own_space(shop: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "run", functools.partial(tokens.run, steps=1, n=3))
+    assert run(["bench", "tokens", "-w", "shop"]) == run(["report", "-w", "shop"]) == 0
+    page, kept = (shop.root / "report.html").read_text(), shop.root / "benchmarks" / "tokens.json"
+    section = page[page.index("More tokens a picture") : page.index("How training went")]
+    assert section.count("<svg") == 2 and "16 tokens" in section  # this shop's patches are 16
+    figures = read_json(kept)["figures"]
+    assert section.count("<rect") == sum(f"tokens.patches.{key}" in figures for key in EXAMS) > 0
+    assert f"{1000 * figures['tokens.patches.first_token_s']:.0f} ms" in section
+    write_json(kept, {"figures": figures, "align": "another"})
+    assert run(["report", "-w", "shop"]) == 0
+    page = (shop.root / "report.html").read_text()
+    assert page[page.index("More tokens a picture") : page.index("How training went")].count("<svg") == 1

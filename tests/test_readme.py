@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import graft_figures
 import readme_costs
 import readme_figures
 from built_shop import built_shop, inside
@@ -136,3 +137,23 @@ def test_costs_are_written_from_the_last_line() -> None:
     assert "**0.84 s** to the first token, 1.02 times as many words; **0.090 s**" in text and "**6.0 ms** to 252 ms" in text and "2 threads" in text
     filled = readme_costs.fill(README, text)
     assert text in filled and readme_costs.fill(filled, text) == filled
+
+
+def test_the_trainings_are_what_was_printed() -> None:
+    """docs/graft.md holds docs/trainings.json in words."""
+    runs = json.loads(graft_figures.FILE.read_text(encoding="utf-8")) if graft_figures.FILE.exists() else {}
+    text = graft_figures.PAGE.read_text(encoding="utf-8")
+    assert graft_figures.page(text, runs) == text, "run: python tests/graft_figures.py"
+
+
+def test_trainings_are_written_from_the_last_line() -> None:
+    scores = {f"{name}.{side}.{exam}": 0.625 for name, sides in graft_figures.SIDES.items() for side in sides for exam in graft_figures.EXAMS}
+    tokens = {f"tokens.{side}.{key}": value for side in graft_figures.SIDES["tokens"] for key, value in (("per_item", 4.0), ("first_token_s", 0.08))}
+    tokens |= {"tokens.steps": 425.0, "tokens.n": 500.0} | {key: value for key, value in scores.items() if key.startswith("tokens.")}
+    distil = {"distil.steps": 425.0, "distil.n": 500.0, "distil.teacher_right": 0.5, "distil.teacher_s": 120.0, "distil.kept.see.pick.accuracy": 0.9}
+    distil |= {key: value for key, value in scores.items() if key.startswith("distil.")}
+    start = {f"start.{name}.{key}": 2.0 for name in ("random", "ridge", "words") for key in ("first", "last", "steps")} | {"start.of_steps": 120.0}
+    runs = dict(graft_figures.read(json.dumps(printed)) for printed in (tokens, distil, start))
+    page = graft_figures.page(graft_figures.PAGE.read_text(encoding="utf-8"), runs)
+    assert page.count("| which of the four is it | .625 |") == 2 and "|  | 90% |" in page and "| first token, four new pictures | 80 ms |" in page
+    assert "steps to the random start's last loss | 2 | 2 | 2 |" in page and graft_figures.page(page, runs) == page

@@ -193,6 +193,7 @@ def report(workspace: Workspace, console: Console) -> Answer:
         stages=[artefact.manifest for artefact in made.values()],
         thumbnail=wiring.thumbnails(workspace),
         bills=bills(exams.manifest["figures"], load_prices(workspace.root)),
+        against_eyes=_kept_bench(workspace, "tokens", made["align"].key),
     )
     return Answer({"report": str(path)}, [f"wrote {path}"])
 
@@ -314,12 +315,31 @@ def bench(name: str, folder: Path | None, console: Console, size: str = "", pict
         with console.bar(one) as progress:
             figures = module.run(workspace, progress, module.SIZES[size]) if size else module.run(workspace, progress)
         found |= figures
+        if needs and workspace is not None:
+            _keep_bench(workspace, one, figures)
         lines += module.table(figures, workspace) if hasattr(module, "table") else columns(list(figures.items()))
         if picture is not None:
             with disk_errors(picture):
                 module.plot(figures, picture)
             lines.append(f"wrote {picture}")
     return Answer(found, lines)
+
+
+def _keep_bench(workspace: Workspace, name: str, figures: Mapping[str, float]) -> None:
+    """``benchmarks/NAME.json`` in the workspace: what was measured, on which embedding space, by which machine."""
+    from pinhole.evaluation.machine import machine
+
+    align, path = workspace.latest("align"), workspace.root / "benchmarks" / f"{name}.json"
+    with disk_errors(workspace.root):
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, {"figures": figures, "align": align.key if align else None, "machine": machine()})
+
+
+def _kept_bench(workspace: Workspace, name: str, align: str) -> dict[str, float] | None:
+    """The figures of a benchmark run on this very embedding space, else None."""
+    path = workspace.root / "benchmarks" / f"{name}.json"
+    kept = read_json(path) if path.exists() else {}
+    return kept["figures"] if kept.get("align") == align else None
 
 
 def _can_be_asked(name: str, modules: Mapping[str, Any], size: str, picture: Path | None) -> None:

@@ -1,7 +1,7 @@
 """The claim: training the heads on one thread costs little alone, and keeps its pace beside another busy process.
 
 The same steps on the workspace's training part by one thread and by all cores, alone and beside a process that keeps
-a core busy, in turns. Nothing is written to the workspace.
+a core busy, in turns. Tables and artefacts are only read.
 """
 
 from __future__ import annotations

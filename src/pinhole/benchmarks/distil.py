@@ -4,7 +4,7 @@ On the workspace's catalogue: a small vision-language model with eyes (every pat
 training pictures and examined on held-out ones. Then its eyes are taken out: its language model gets a fresh projector from the
 content embedding, one token a picture. From there two grafts are trained for as many steps again, one by lessons alone, one by
 lessons of which the model with eyes answered a share. All answer the same held-out questions. Needs ``[vision] grid = 7`` or as
-many cells as the encoder has. Nothing is written to the workspace.
+many cells as the encoder has. Tables and artefacts are only read.
 """
 
 from __future__ import annotations

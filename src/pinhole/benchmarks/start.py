@@ -2,8 +2,8 @@
 
 The same lessons in the same order on the workspace's base and data, from three starts: the warm start of `pinhole build`
 for a base without eyes (ridge regression, then a softmax over all words at once), the ridge regression alone, and random weights, all
-of one length. Steps are counted until the loss, smoothed, is as low as the random start's is at its end. Nothing is
-written to the workspace.
+of one length. Steps are counted until the loss, smoothed, is as low as the random start's is at its end. Tables and
+artefacts are only read.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Trains on the workspace's catalogue, the same number of steps and tokens each: a graft of one token, a nested one of 1, 4 and 16,
 and a small vision-language model with eyes, to which every patch is a token at every turn. Then all answer the same held-out
 questions. The cost of a turn is the time to the first token of a question about four pictures, in rounds that take turns. Needs
-``[vision] grid = 7`` or as many cells as the encoder has. Nothing is written to the workspace.
+``[vision] grid = 7`` or as many cells as the encoder has. Tables and artefacts are only read.
 """
 
 from __future__ import annotations
@@ -66,10 +66,13 @@ def plot(figures: Mapping[str, float], path: Path) -> None:
         axes.plot([ends[side] for side in ("k1", "k4", "k16")], [figures[f"tokens.{side}.{key}"] for side in ("k1", "k4", "k16")], "o-", color=colour)
         axes.plot(ends["alone"], figures[f"tokens.alone.{key}"], "D", color=colour, mfc="white")
         axes.plot(ends["patches"], figures[f"tokens.patches.{key}"], "s", color=colour, label=label)
-    for side, words in (("k1", "1 token"), ("k4", "4"), ("k16", "16"), ("patches", "all patches, at every turn")):
-        axes.annotate(words, (ends[side], 0.02), xycoords=("data", "axes fraction"), ha="center", color="#555", fontsize=9)
-    axes.set(ylim=(0, 1), xscale="log", xlabel="ms to the first token of a question about four pictures", ylabel="share of held-out questions")
-    axes.set_title("line: one nested graft; diamond: a graft of one token; square: a small VLM with eyes", fontsize=9)
+    for side, words in (("k1", "1"), ("k4", "4"), ("k16", "16"), ("patches", f"{figures['tokens.patches.per_item']:.0f} tokens a picture")):
+        axes.annotate(
+            words, (ends[side], 0.02), xycoords=("data", "axes fraction"), ha="right" if side == "patches" else "center", color="#555", fontsize=9
+        )
+    axes.set(ylim=(0, 1), xlim=(0, 1.08 * max(ends.values())))
+    axes.set(xlabel="ms to the first token of a question about four pictures", ylabel="share of held-out questions")
+    axes.set_title("line: one nested graft; diamond: a graft of one token; square: a small VLM with eyes, same steps", fontsize=9)
     axes.grid(color="#ddd", linewidth=0.6)
     axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.savefig(path, dpi=150)

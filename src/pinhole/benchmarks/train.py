@@ -2,7 +2,7 @@
 
 Lessons of the workspace, drawn and stepped as the graft stage does, by one process with all threads, against the
 bare forward and backward pass of the same model on the same rows; beside it the same pass through the stock modules
-of transformers and peft, what packing saves, and what helper processes gain. Nothing is written to the workspace.
+of transformers and peft, what packing saves, and what helper processes gain. Tables and artefacts are only read.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from pinhole.errors import Corrupt
 from pinhole.evaluation.cost import Bill, flat
 from pinhole.evaluation.curves import drawing
 from pinhole.evaluation.figures import ALSO, MARKS, Group, Row, clock, grouped, written
-from pinhole.evaluation.nested import curve
+from pinhole.evaluation.nested import curve, of_benchmark, of_exams
 from pinhole.evaluation.page import Album, Html, Thumbnail, el, join, page, said, turns
 from pinhole.graft.prompt import ToolSchema
 from pinhole.graft.seeing import Lesson
@@ -60,16 +60,17 @@ def write_report(
     stages: Sequence[Mapping[str, Any]],
     thumbnail: Thumbnail,
     bills: Sequence[Bill] = (),
+    against_eyes: Mapping[str, float] | None = None,
 ) -> Path:
     """Write the page and return its path.
 
     ``about`` are facts for its head (what the workspace holds, the models, the machine, the day), ``conversations``
     as :mod:`pinhole.evaluation.exams` writes them, ``curves`` titles and ``curve.json`` files (absent ones are left out),
     ``stages`` manifests in the order of the build, ``thumbnail`` gives an item's small picture by id, ``bills`` are what the
-    measured turns come to in money. Raises
+    measured turns come to in money, ``against_eyes`` the figures of ``pinhole bench tokens`` where it was run. Raises
     ``DiskFull``, and ``Corrupt`` where a curve cannot be read.
     """
-    groups, nested = grouped(figures), curve(figures)
+    groups = grouped(figures)
     drawn = {title: read_json(path) for title, path in curves.items() if path.exists()}
     for title, points in drawn.items():
         if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
@@ -78,7 +79,7 @@ def write_report(
         _head(name, about),
         _glance(groups),
         _figures(groups),
-        _section("More tokens a picture", _NESTED, el("div", el("figure", nested, class_="curve"), class_="curves")) if nested else None,
+        _tokens(figures, against_eyes),
         _section("How training went", "Loss of the training lessons, a point a step; the line is a running mean.", *_curves(drawn))
         if drawn
         else None,
@@ -108,10 +109,7 @@ def _head(name: str, about: Mapping[str, str]) -> Html:
 
 # -- figures --------------------------------------------------------------------------------------
 
-_NESTED = (
-    "One graft, asked the same questions with each picture pooled to fewer soft tokens. Under each number: the time to the first token "
-    "of a question about four pictures that were not shown before."
-)
+_NESTED = "Under each number: the time to the first token of a question about four pictures that were not shown before."
 _GLANCE = {
     "see.category.accuracy": "of unseen pictures are put into the right category",
     "see.pick.accuracy": "of names are matched to the right one of four pictures",
@@ -135,6 +133,20 @@ def _glance(groups: Sequence[Group]) -> Html | None:
             note = el("small", ", ".join(beside)) if beside else None
             tiles.append(el("div", el("b", value), el("span", words), note))
     return el("div", *tiles, class_="glance") if tiles else None
+
+
+def _tokens(figures: Mapping[str, float], against_eyes: Mapping[str, float] | None) -> Html | None:
+    """Scores over the tokens of a picture: of this graft, and of a benchmark's beside a model that looks at every patch."""
+    drawn = []
+    if reads := of_exams(figures):
+        drawn.append(el("figure", el("h3", "This graft, with each picture pooled to fewer tokens"), curve(reads), class_="curve"))
+    if against_eyes:
+        title = (
+            f"After {against_eyes['tokens.steps']:,.0f} steps of seeing alone, n {against_eyes['tokens.n']:,.0f} each (pinhole bench tokens). "
+            "Line: one nested graft; squares: a small model with eyes, to which every patch is a token at every turn"
+        )
+        drawn.append(el("figure", el("h3", title), curve(of_benchmark(against_eyes)), class_="curve"))
+    return _section("More tokens a picture", _NESTED, el("div", *drawn, class_="curves")) if drawn else None
 
 
 def _figures(groups: Sequence[Group]) -> Html:
