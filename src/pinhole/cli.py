@@ -234,6 +234,7 @@ def search(
 @app.command()
 def related(
     id: Annotated[str, typer.Argument(metavar="ID")],
+    by: Annotated[str, typer.Option("--by", metavar="WAY", help="graph: what people put together; embedding: what looks alike; both.")] = "both",
     n: Annotated[int, typer.Option("-n", min=1, max=10_000, help="How many.")] = 10,
     workspace: Where = None,
     as_json: Json = False,
@@ -241,7 +242,7 @@ def related(
     """Items that go with this one."""
     from pinhole import tasks
 
-    _finish(Console(as_json), tasks.related(_open(workspace), id, n))
+    _finish(Console(as_json), tasks.related(_open(workspace), id, n, by))
 
 
 @app.command()

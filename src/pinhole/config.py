@@ -36,6 +36,24 @@ class VisionConfig(Section):
     max_pixels: int = Field(100_000_000, gt=0, description="larger images are rejected before they are decoded")
 
 
+class GraphConfig(Section):
+    boards: float = Field(1.0, ge=0, description="weight of boards in random walks; 0 leaves them out")
+    queries: float = Field(1.0, ge=0, description="weight of queries and the items they led to")
+    users: float = Field(1.0, ge=0, description="weight of users and the items they met")
+    ignored_actions: tuple[str, ...] = Field(("hide",), description="actions of users that say nothing good of an item")
+    least_users: int = Field(3, ge=1, description="an item that fewer users met is not reached through users, who could be told from it")
+    common: float = Field(0.1, gt=0, le=1, description="boards, queries and users that hold a larger share of all items are left out")
+    common_least: int = Field(100, ge=2, description="... but none that holds at most so many")
+    steps: int = Field(20_000, ge=1, description="steps of the walks that find related items")
+    restart: float = Field(0.5, ge=0, lt=1, description="chance that a step begins at the start again")
+    enough_items: int = Field(500, ge=1, description="walks stop early when so many items ...")
+    enough_visits: int = Field(8, ge=1, description="... were visited so often each")
+
+    def weight(self, kind: str) -> float:
+        """Of ``board``, ``query`` or ``user``."""
+        return {"board": self.boards, "query": self.queries, "user": self.users}[kind]
+
+
 class AlignConfig(Section):
     dim: int = Field(256, ge=8, description="width of the learned block")
     nested: tuple[int, ...] = Field((64, 128, 256), description="widths that work when cut (Matryoshka)")
@@ -56,6 +74,16 @@ class IndexConfig(Section):
     flat_below: int = Field(50_000, ge=0, description="fewer items are scanned exactly, more get HNSW")
     hnsw_links: int = Field(16, ge=4, description="HNSW links a node (M)")
     hnsw_search: int = Field(64, ge=8, description="HNSW efSearch")
+
+
+class DiversifyConfig(Section):
+    twin: float = Field(0.97, ge=0, le=1, description="cosine from which two pictures nearly repeat each other ...")
+    apart: int = Field(10, ge=0, description="... and are shown at least so many results apart; 0 lets them be")
+    strength: float = Field(0.0, ge=0, lt=1, description="how much a result's difference from those before it counts beside its score")
+    attribute: str = Field("", description="attribute whose values shall differ among the results, as pictures do (a number: its bands)")
+    attribute_share: float = Field(0.5, ge=0, le=1, description="how much of a difference is the attribute's, where one is named")
+    represent: str = Field("", description="attribute of which every value that is found is among the first results (a number: its bands)")
+    bands: int = Field(4, ge=2, description="ranges that a number is cut into, each with as many of what was found")
 
 
 class GraftConfig(Section):
@@ -116,8 +144,10 @@ class EngineConfig(Section):
 class Config(Section):
     catalogue: CatalogueConfig = CatalogueConfig()
     vision: VisionConfig = VisionConfig()
+    graph: GraphConfig = GraphConfig()
     align: AlignConfig = AlignConfig()
     index: IndexConfig = IndexConfig()
+    diversify: DiversifyConfig = DiversifyConfig()
     graft: GraftConfig = GraftConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     assistant: AssistantConfig = AssistantConfig()

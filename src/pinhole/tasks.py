@@ -259,8 +259,9 @@ def search(workspace: Workspace, text: str, like: Sequence[str], unlike: Sequenc
     return _hits(workspace, hits)
 
 
-def related(workspace: Workspace, id: str, n: int) -> Answer:
-    return _hits(workspace, wiring.open_searcher(workspace).related(id, n))
+def related(workspace: Workspace, id: str, n: int, by: str) -> Answer:
+    """Raises :class:`UnknownItem`, :class:`UsageError`."""
+    return _hits(workspace, wiring.open_related(workspace)(id, n, by))
 
 
 def _picture(text: str) -> str | bytes:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pinhole.engines.vllm import VllmEngine
     from pinhole.graft.world import World
     from pinhole.retrieval.index import Searcher
+    from pinhole.retrieval.related import Related
 
 
 def find_workspace(folder: Path | None) -> Workspace:
@@ -68,7 +69,17 @@ def open_searcher(workspace: Workspace) -> Searcher:
     features = Features.load(made_from(workspace, index, "embed").path)
     space = Space.load(made_from(workspace, index, "align").path)
     encoders = (lambda: text_encoder(features.text_encoder.spec), lambda: image_encoder(features.image_encoder.spec))
-    return Searcher(open_catalogue(workspace), features, space, index.path, *encoders)
+    settings = workspace.config
+    return Searcher(open_catalogue(workspace), features, space, index.path, *encoders, settings.vision.max_pixels, settings.diversify)
+
+
+def open_related(workspace: Workspace) -> Related:
+    """The searcher and the graph of the same index."""
+    from pinhole.catalogue.graph import Graph
+    from pinhole.retrieval.related import Related
+
+    searcher = open_searcher(workspace)
+    return Related(searcher, Graph.load(searcher.path / "graph.safetensors"), workspace.config.graph)
 
 
 def open_assistant(workspace: Workspace) -> Assistant:
@@ -78,9 +89,10 @@ def open_assistant(workspace: Workspace) -> Assistant:
     from pinhole.assistant.tools import Toolbox
 
     workspace.need("graft")
-    searcher = open_searcher(workspace)
+    related = open_related(workspace)
+    searcher = related.searcher
     engine = open_engine(workspace, searcher.space.identity)
-    shop = CatalogueShop(searcher.catalogue, searcher.features, searcher.space, searcher, workspace.config, engine.nested[-1])
+    shop = CatalogueShop(searcher.catalogue, searcher.features, searcher.space, searcher, workspace.config, engine.nested[-1], related)
     toolbox = Toolbox()
     engine.warm(toolbox.schemas)
     shop.search("a", [], [], "")  # the text encoder is loaded now, not in the first person's turn

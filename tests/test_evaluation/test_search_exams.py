@@ -27,7 +27,10 @@ def figures(toy: Toy) -> dict[str, float]:
     return search_exams(toy.catalogue, toy.features, space, Weights(), toy.asked, toy.config)
 
 
-@pytest.mark.parametrize("exam", ["search.text_to_image.recall@10", "boards.recall@10", "search.with_titles.recall@10"])
+@pytest.mark.parametrize(
+    "exam",
+    ["search.text_to_image.recall@10", "boards.recall@10", "search.with_titles.recall@10", "related.placed.recall@10", "related.new.recall@10"],
+)
 def test_every_figure_has_its_company(figures: dict[str, float], exam: str) -> None:
     for name in ("tuned", "base", "learned"):
         assert figures[f"{exam}.{name}.low"] <= figures[f"{exam}.{name}"] <= figures[f"{exam}.{name}.high"]

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from pinhole.vision.grid import apart
 if TYPE_CHECKING:
     from pinhole.catalogue.store import Catalogue
     from pinhole.config import Config
-    from pinhole.retrieval.index import Searcher
+    from pinhole.retrieval.index import Hit, Searcher
     from pinhole.vision.align import Space
     from pinhole.vision.features import Features
 
@@ -59,7 +59,18 @@ def nearest(name: str, known: Sequence[str]) -> tuple[str, list[str]]:
 class CatalogueShop:
     """A :class:`~pinhole.assistant.tools.Shop` over a built workspace. Any number of threads may use it."""
 
-    def __init__(self, catalogue: Catalogue, features: Features, space: Space, searcher: Searcher, config: Config, tokens_per_item: int = 1) -> None:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        features: Features,
+        space: Space,
+        searcher: Searcher,
+        config: Config,
+        tokens_per_item: int = 1,
+        related: Callable[[str, int], list[Hit]] | None = None,
+    ) -> None:
+        """``related`` finds what goes with an item; by default what the searcher finds like it."""
+        self._related = related or searcher.related
         self.catalogue, self.features, self._space, self.searcher, self.config = catalogue, features, space, searcher, config
         self.tokens_per_item = tokens_per_item  # at most: what the model reads
         self._patches = patches(features, np.arange(len(features)), tokens_per_item)
@@ -83,7 +94,7 @@ class CatalogueShop:
     def related(self, thing: Thing) -> list[tuple[str, float]]:
         if thing.id is None:
             return self.search("", [thing], [], "")
-        return [(hit.id, hit.score) for hit in self.searcher.related(thing.id, self.results)]
+        return [(hit.id, hit.score) for hit in self._related(thing.id, self.results)]
 
     # -- names ----------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ MARKS = {
 ALSO = {
     "weight": "the trained part's share of all fusion weights",
     "clusters": "different queries or boards",
+    "walks": "random walks by themselves",
     "strange": "of pictures that the fit left out",
 }
 _OWN = ("n", "low", "high", "tuned")
@@ -48,6 +49,10 @@ GROUPS: dict[str, tuple[str, str, dict[str, Named]]] = {
             "search.with_titles.recall@10.ratio": Named("… against no training", "tuned ÷ base; interval by resampling the queries", "times"),
             "boards.recall@10": Named("New boards", "board-mates among the first ten, from one item of the board"),
             "boards.recall@10.ratio": Named("… against no training", "tuned ÷ base; interval by resampling the boards", "times"),
+            "related.placed.recall@10": Named("What goes with it, new board", "mates of a known item on a new board, among known items"),
+            "related.placed.recall@10.ratio": Named("… against no training", "tuned ÷ base; interval by resampling the boards", "times"),
+            "related.new.recall@10": Named("What goes with a new item", "its mates on a known board, among known items"),
+            "related.new.recall@10.ratio": Named("… against no training", "tuned ÷ base; interval by resampling the boards", "times"),
             "search.splits": Named("Splits", "drawings of what is held out, pooled", "number"),
         },
     ),

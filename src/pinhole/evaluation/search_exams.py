@@ -4,7 +4,10 @@
 by their pictures alone. Base is the bridge: the training titles nearest to the query, the mean of their
 pictures, the pictures nearest to that. ``boards``: one item of a new board, the others are right; base
 is the best blend of picture and title vectors. ``search.with_titles``: the same queries where items
-show their titles; base is plain search in the titles' vectors. ``learned`` is the learned column by itself (heads and
+show their titles; base is plain search in the titles' vectors. ``related.placed``: the mates of a known
+item on a new board, among known items; ``related.new``: those of a new item on a known board; base is the
+blend of picture and title vectors that is best on these very questions, ``learned`` the embedding alone,
+``walks`` the graph of the training part alone. Elsewhere ``learned`` is the learned column by itself (heads and
 memory), ``heads`` the two heads without the memory, ``weight`` the learned column's share of all fusion weight.
 
 Whatever is chosen (the bridge's shape, the blend, the weights) was chosen inside the training part.
@@ -23,17 +26,20 @@ import numpy as np
 from pinhole.config import Config
 from pinhole.evaluation.intervals import resampled
 from pinhole.retrieval.fusion import recall_at
-from pinhole.retrieval.scores import Scorer
+from pinhole.retrieval.mates import draw_mates, known_gallery, mate_columns, part_graph
+from pinhole.retrieval.scores import Block, Scorer, Side
 from pinhole.retrieval.trials import Asking, held_trials, inner_trials, like_columns, text_columns, word_columns
 from pinhole.retrieval.weights import CHOICE_FOLDS, Weights, learn, scorers
 from pinhole.vision.align import Asked, Space
 from pinhole.vision.features import Features
 from pinhole.vision.signals import Signals, read_signals, read_titles
+from pinhole.workspace import Workspace, read_json
 
 if TYPE_CHECKING:
     from pinhole.catalogue.store import Catalogue
 
 K = 10
+MATES = 1000  # questions about board-mates of a kind and split, at most
 BLENDS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 10.0)  # of titles against pictures
 Progress = Callable[[int, int], None]
 
@@ -89,6 +95,7 @@ def search_exams(
     signals = read_signals(catalogue, features)
     titles = read_titles(catalogue, features.ids)
     seen, like, titled = Results(), Results(), Results()
+    mates = {"placed": Results(), "new": Results()}
     splits = config.evaluate.splits
     for number in range(splits):
         settings = config.model_copy(update={"catalogue": config.catalogue.model_copy(update={"split": config.catalogue.split + number})})
@@ -99,11 +106,34 @@ def search_exams(
         room.seen(seen)
         room.like(like, settings)
         room.titled(titled)
+        room.mates(mates, signals, settings)
         if progress is not None:
             progress(number + 1, splits)
     seed = config.evaluate.seed
     found = {**seen.figures("search.text_to_image.recall@10", seed), **like.figures("boards.recall@10", seed)}
+    for kind, results in mates.items():
+        found |= results.figures(f"related.{kind}.recall@10", seed)
     return {**found, **titled.figures("search.with_titles.recall@10", seed), "search.splits": splits}
+
+
+def titled_scores(workspace: Workspace, most: int) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
+    """What the exam with titles ranks, for whoever arranges it otherwise: right positions of each query, (q, gallery) scores, the gallery's
+    pictures (gallery, width) of length 1, and the number of each item's category (−1 without one)."""
+    from pinhole.catalogue.records import attributes
+    from pinhole.catalogue.store import Catalogue
+
+    config, catalogue = workspace.config, Catalogue(workspace.tables)
+    features, aligned = Features.load(workspace.need("embed").path), workspace.need("align").path
+    weights = Weights.from_json(read_json(workspace.need("index").path / "weights.json"))
+    part, held = read_signals(catalogue, features).part(config.catalogue)
+    room = _Room(features, Space.load(aligned), weights, part, held, Asked.load(aligned), read_titles(catalogue, features.ids))
+    asked, gallery = room.trials.text[:most], room.trials.gallery
+    columns = room.titled_columns([one.text for one in asked])
+    found = catalogue.items(["id", "attributes"], ids=[features.ids[row] for row in gallery])
+    kinds = dict(zip(found["id"].to_pylist(), (str(one.get(config.catalogue.category)) for one in attributes(found)), strict=True))
+    numbers = {kind: number for number, kind in enumerate(sorted(set(kinds.values()) - {"None"}))}
+    named = np.array([numbers.get(kinds.get(features.ids[row], ""), -1) for row in gallery])
+    return [one.right for one in asked], _fused(columns, weights.array("text")), room.pictures[gallery], named
 
 
 def _again(
@@ -136,12 +166,17 @@ class _Room:
             heads = self.blind.space.query_vectors(vectors) @ self.blind.learned[gallery].T
             results.add(asked, len(gallery), _share(weights), tuned=_fused(columns, weights), base=columns[1], learned=columns[0], heads=heads)
 
+    def titled_columns(self, texts: Sequence[str]) -> np.ndarray:
+        """(columns of kind ``text``, q, gallery)."""
+        gallery = self.trials.gallery
+        words = word_columns(texts, [self.titles[row] for row in gallery])
+        return np.concatenate([text_columns(self.open, self.asked.of(texts), gallery), words[None]])
+
     def titled(self, results: Results) -> None:
         asked, gallery = self.trials.text, self.trials.gallery
         if asked:
-            texts = [one.text for one in asked]
-            vectors = self.asked.of(texts)
-            columns = np.concatenate([text_columns(self.open, vectors, gallery), word_columns(texts, [self.titles[row] for row in gallery])[None]])
+            vectors = self.asked.of([one.text for one in asked])
+            columns = self.titled_columns([one.text for one in asked])
             base = np.where(self.features.has_text[gallery], vectors @ self.features.text[gallery].T, -1.0)
             weights = self.weights.array("text")
             results.add(asked, len(gallery), _share(weights), tuned=_fused(columns, weights), base=base, learned=columns[0])
@@ -152,6 +187,21 @@ class _Room:
             columns, weights = like_columns(self.open, asked, gallery), self.weights.array("like")
             base = _blend(self.open, asked, gallery, *self._best_blend(config))
             results.add(asked, len(gallery), _share(weights), tuned=_fused(columns, weights), base=base, learned=columns[0])
+
+    def mates(self, results: dict[str, Results], signals: Signals, config: Config) -> None:
+        graph, gallery = part_graph(self.part, len(self.features), config.graph), known_gallery(self.features, self.part)
+        place = {int(row): number for number, row in enumerate(gallery)}
+        block = self.open.block(gallery)
+        for kind, drawn in draw_mates(self.features, signals, config.catalogue, self.pictures, MATES, config.evaluate.seed).items():
+            if drawn:
+                asked = [Asking(one.right, liked=place.get(one.row, -1), board=one.board) for one in drawn]
+                columns = mate_columns(self.open, graph, config.graph, self.weights.array("like"), drawn, gallery)
+                side, weights = self.open.items(np.array([one.row for one in drawn])), self.weights.array(kind)
+                blends = [_blended(self.open, side, block, plain, weight) for plain in (False, True) for weight in BLENDS]
+                base = max(blends, key=lambda scores: float(_recall(scores, asked).mean()))
+                embedding = _fused(columns[:-1], self.weights.array("like"))
+                tuned, share = _fused(columns, weights), float(weights[-1] / max(weights.sum(), 1e-9))
+                results[kind].add(asked, len(gallery), share, tuned=tuned, base=base, learned=embedding, walks=columns[-1])
 
     def _best_blend(self, config: Config) -> tuple[bool, float]:
         """Standardised or plain cosines, and the titles' weight: the best on inner boards of the training part."""
@@ -166,8 +216,10 @@ class _Room:
 
 def _blend(scorer: Scorer, asked: Sequence[Asking], gallery: np.ndarray, plain: bool, weight: float) -> np.ndarray:
     """(q, gallery): pictures plus ``weight`` × titles, no training in either."""
-    side = scorer.items(gallery[[one.liked for one in asked]])
-    block = scorer.block(gallery)
+    return _blended(scorer, scorer.items(gallery[[one.liked for one in asked]]), scorer.block(gallery), plain, weight)
+
+
+def _blended(scorer: Scorer, side: Side, block: Block, plain: bool, weight: float) -> np.ndarray:
     if plain:
         return scorer.scores(side, block, "picture") + weight * scorer.scores(side, block, "title")
     _, picture, title = scorer.standardised(side, block, block)

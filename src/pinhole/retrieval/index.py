@@ -4,6 +4,7 @@
     learned.faiss      the learned vectors of all items
     titles.faiss       the text vectors of those that have a title
     memory.safetensors texts of the training part and the learned vectors they lead to
+    graph.safetensors  items and what holds them together, for random walks
 
 Up to ``EXACT`` items (the whole catalogue, or what a filter leaves) are all scored; above it only
 candidates are: nearest in the learned space, nearest titles, best by full text. Reads may come from
@@ -21,7 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pinhole.config import DiversifyConfig
 from pinhole.errors import Corrupt, MissingArtefact, SpaceMismatch, UsageError
+from pinhole.retrieval.arrange import POOL, Arranger
 from pinhole.retrieval.nearest import Nearest
 from pinhole.retrieval.scores import COLUMNS, Bridge, BridgeShape, Scorer, Side, memory, picture_bridge
 from pinhole.retrieval.trials import word_unit
@@ -36,13 +39,14 @@ if TYPE_CHECKING:
     from pinhole.catalogue.store import Catalogue
     from pinhole.config import Config
 
-LAYOUT = 1
+LAYOUT = 2
 EXACT = 8192  # items that are scored one and all
 CANDIDATES = 200  # from each source, at least
 WORDS_MOST = 2000  # items that full text names
 COHORT = 1024  # items that scores are standardised by
 TEXT_MOST = 2000  # characters of a query that are read
 RESULTS_MOST = 1000
+AS_FOUND = DiversifyConfig(apart=0)
 
 Like = str | bytes | np.ndarray
 """An item's id, an encoded picture, or a picture's vector (image dim,) as the encoder gave it."""
@@ -69,13 +73,14 @@ def build_index(
     progress: Callable[[int, int], None] | None = None,
     asked: Asked | None = None,
 ) -> dict[str, float]:
-    """The stage ``index``: fusion weights (learned inside the training part), then the two faiss indexes.
+    """The stage ``index``: fusion weights (learned inside the training part), then the two faiss indexes, and the graph.
 
     ``asked`` are the query texts' vectors that ``align`` left beside the space (None encodes them again). Returns figures for the manifest. Raises
     :class:`SpaceMismatch` where the features come from other encoders than the space.
     """
     from safetensors.numpy import save
 
+    from pinhole.catalogue.graph import Graph, read_edges
     from pinhole.vision.signals import read_signals, read_titles
 
     space.check_features(features)
@@ -95,11 +100,14 @@ def build_index(
     write_atomic(out / "memory.safetensors", save({"texts": known.texts, "vectors": known.vectors}))
     Nearest.build(learned[usable], usable, config.index).save(out / "learned.faiss")
     Nearest.build(features.text[titled], titled, config.index).save(out / "titles.faiss")
+    graph = Graph.of(len(features), read_edges(catalogue, features.ids, config.graph), config.graph)
+    graph.save(out / "graph.safetensors")
     cohort = np.sort(np.random.default_rng(0).choice(usable, min(COHORT, len(usable)), replace=False))
     meta = {"layout": LAYOUT, "space": space.identity, "items": digest(features.ids), "weights": weights.as_json(), "cohort": cohort.tolist()}
     write_json(out / "index.json", meta)
     figures = {f"weight.{kind}.{name}": value for kind, columns in weights.kinds.items() for name, value in columns.items()}
-    return {"items": len(usable), "titles": len(titled), **{f"questions.{kind}": count for kind, count in weights.questions.items()}, **figures}
+    found = {"items": len(usable), "titles": len(titled), "links": graph.edges}
+    return {**found, **{f"questions.{kind}": count for kind, count in weights.questions.items()}, **figures}
 
 
 def _load_memory(path: Path) -> Bridge:
@@ -128,10 +136,12 @@ class Searcher:
         text_encoder: TextEncoder | Callable[[], TextEncoder],
         image_encoder: ImageEncoder | Callable[[], ImageEncoder],
         max_pixels: int = MAX_PIXELS,
+        diversify: DiversifyConfig = AS_FOUND,
     ) -> None:
         """``path`` is the artefact of ``index``. An encoder may be a function that makes it when it is first needed.
 
-        Liked pictures of more than ``max_pixels`` are refused before they are decoded.
+        Liked pictures of more than ``max_pixels`` are refused before they are decoded. ``diversify`` arranges results; the default leaves them as
+        they are found.
         """
         self.catalogue, self.features, self.space, self.path, self.max_pixels = catalogue, features, space, Path(path), max_pixels
         self._encoders = (text_encoder, image_encoder)
@@ -144,6 +154,7 @@ class Searcher:
         there = set(catalogue.ids().to_pylist())  # items deleted since the build are found no more
         self._place = {id: row for row, id in enumerate(features.ids) if id in there}
         usable = features.has_image | features.has_text
+        self._arranger = Arranger(catalogue, features.ids, self._pictures, diversify)
         self._usable = np.array([row for row in self._place.values() if usable[row]], dtype=np.int64)
         self._encode_text = lru_cache(maxsize=4096)(lambda text: self._text_encoder.encode([text]))
 
@@ -177,8 +188,11 @@ class Searcher:
 
     # -- asking ---------------------------------------------------------------------------------
 
-    def search(self, text: str = "", like: Sequence[Like] = (), unlike: Sequence[Like] = (), where: str = "", n: int = 10) -> list[Hit]:
+    def search(
+        self, text: str = "", like: Sequence[Like] = (), unlike: Sequence[Like] = (), where: str = "", n: int = 10, arranged: bool = True
+    ) -> list[Hit]:
         """The ``n`` best items, best first; equal scores in the order of ids. What is liked or unliked by id is left out.
+        Where they are ``arranged``, order and choice are what ``diversify`` asks for.
 
         Raises :class:`UnknownItem`, ``BadImage``, and ``UsageError`` for a bad filter or a query that asks nothing.
         With a filter alone: the items it keeps, in the order of their ids, score 0.
@@ -199,11 +213,19 @@ class Searcher:
             columns[WORDS] = max(columns[WORDS], WORDS_LEAST)
         words = dict(self.catalogue.text_search(text, WORDS_MOST, where or None)) if text else {}
         rows = self._candidates(sides, columns, words, allowed, n)
-        return self._ranked(self._parts(sides, columns, words, rows), rows, n)
+        return self.ranked(self._parts(sides, columns, words, rows), rows, n, arranged)
 
-    def related(self, id: str, n: int = 10) -> list[Hit]:
+    def related(self, id: str, n: int = 10, arranged: bool = True) -> list[Hit]:
         """Items like this one. Raises :class:`UnknownItem`."""
-        return self.search(like=[id], n=n)
+        return self.search(like=[id], n=n, arranged=arranged)
+
+    def shown(self, rows: np.ndarray) -> np.ndarray:
+        """Mask of the rows that may be found: still in the catalogue, with a picture or a title."""
+        return np.isin(rows, self._usable)
+
+    def like_parts(self, row: int, rows: np.ndarray, kind: str) -> dict[str, np.ndarray]:
+        """Each weighted like column (rows,) of item ``row`` against ``rows``, with the weights of one of ``KINDS``."""
+        return self._parts({"like": self._scorer.items(np.array([row]))}, self.weights.kinds[kind], {}, rows)
 
     # -- one query ------------------------------------------------------------------------------
 
@@ -224,7 +246,7 @@ class Searcher:
 
     def _one(self, like: Like) -> Side:
         if isinstance(like, str):
-            return self._scorer.items(np.array([self._row(like)]))
+            return self._scorer.items(np.array([self.row(like)]))
         if isinstance(like, bytes):
             return self._scorer.image(self._image_encoder.encode_bytes([like], self.max_pixels))
         vector = np.asarray(like, dtype=np.float32)
@@ -234,7 +256,8 @@ class Searcher:
             )
         return self._scorer.image(vector[None])
 
-    def _row(self, id: str) -> int:
+    def row(self, id: str) -> int:
+        """An item's row in the features. Raises :class:`UnknownItem` with the nearest ids."""
         row = self._place.get(id)
         if row is None:
             self.catalogue.item(id)  # raises UnknownItem with the nearest ids
@@ -285,13 +308,18 @@ class Searcher:
             parts[WORDS] = columns[WORDS] * np.array([place.get(row, 0.0) for row in rows.tolist()], dtype=np.float32)
         return parts
 
-    def _ranked(self, parts: dict[str, np.ndarray], rows: np.ndarray, n: int) -> list[Hit]:
+    def ranked(self, parts: dict[str, np.ndarray], rows: np.ndarray, n: int, arranged: bool = True) -> list[Hit]:
+        """The ``n`` of ``rows`` with the largest sums of ``parts``, each (rows,); in another order where they are ``arranged``."""
         total = np.round(np.sum(list(parts.values()), axis=0), 5)
-        order = np.lexsort((rows, -total))[:n]
+        order = np.lexsort((rows, -total))[: max(n, POOL)]
+        order = order[self._arranger(rows[order], total[order], n)] if arranged else order[:n]
         return [
             Hit(self.features.ids[rows[place]], float(total[place]), {name: round(float(values[place]), 5) for name, values in parts.items()})
             for place in order
         ]
+
+    def _pictures(self, rows: np.ndarray) -> np.ndarray:
+        return self.space.picture(self.features.image[rows]) * self.features.has_image[rows][:, None]
 
 
 def _listed(likes: Sequence[Like] | Like) -> list[Like]:

@@ -16,11 +16,13 @@ import numpy as np
 
 from pinhole.config import Config
 from pinhole.retrieval.fusion import Answered, learn_weights, recall_at
+from pinhole.retrieval.mates import Mates, draw_mates, known_gallery, mate_columns, part_graph
 from pinhole.retrieval.scores import COLUMNS, Bridge, BridgeShape, Scorer, memory, picture_bridge
 from pinhole.retrieval.trials import Asking, inner_trials, like_columns, text_columns, word_columns
+from pinhole.retrieval.walks import WALKS
 from pinhole.vision.align import Space, learned_vectors
 from pinhole.vision.features import Features
-from pinhole.vision.signals import Signals
+from pinhole.vision.signals import Signals, inner
 
 TEXT = tuple(f"text.{name}" for name in COLUMNS)
 WORDS = "text.words"
@@ -30,7 +32,11 @@ KINDS: dict[str, tuple[str, ...]] = {
     "text": (*TEXT, WORDS),
     "like": LIKE,
     "both": (*TEXT, WORDS, *LIKE),
+    "placed": (*LIKE, WALKS),
+    "new": (*LIKE, WALKS),
 }
+MATES = 400  # questions about board-mates of a kind and fold, at most: each is a walk
+WALKS_WEIGHT = 10.0  # where there are too few questions to learn it
 UNLIKE = 0.5  # how much an unlike side counts against a like side (Rocchio 1971)
 WORDS_LEAST = 2.0  # full text's weight when searching, at least: it reads fields that no other column knows, its weight is learned on titles
 ENOUGH = 40  # questions of a kind, fewer leave its weights equal
@@ -78,12 +84,21 @@ def learn(
     for fold in folds:
         for kind, found in fold.questions(titles, shape).items():
             questions[kind] += found
-    kinds = {}
-    for kind, names in KINDS.items():
+    kinds = dict[str, dict[str, float]]()
+    for kind in ("seen", "text", "like", "both"):
+        names = KINDS[kind]
         enough = questions[kind] if len(questions[kind]) >= ENOUGH else []
         kinds[kind] = dict(zip(names, learn_weights(enough, len(names)).tolist(), strict=True))
     if len(questions["both"]) < ENOUGH:
         kinds["both"] = {**kinds["text"], **kinds["like"]}
+    for fold in folds:
+        for kind, found in fold.mates(signals, kinds["like"], config).items():
+            questions[kind] += found
+    for kind in ("placed", "new"):
+        learned = (
+            learn_weights(questions[kind], len(KINDS[kind])).tolist() if len(questions[kind]) >= ENOUGH else [*kinds["like"].values(), WALKS_WEIGHT]
+        )
+        kinds[kind] = dict(zip(KINDS[kind], learned, strict=True))
     return Weights(kinds, shape, {kind: len(found) for kind, found in questions.items()})
 
 
@@ -102,7 +117,9 @@ class Fold:
     ) -> None:
         from pinhole.vision.heads import fit
 
-        inside, _ = signals.inner(config.catalogue, number)
+        self.features, self.number = features, number
+        self.inside, _ = signals.inner(config.catalogue, number)
+        inside = self.inside
         vectors = asked([query.key for query in inside.queries])
         steps = config.align.steps
 
@@ -132,6 +149,19 @@ class Fold:
         both = np.concatenate([both_text, like_columns(scorer, trials.both, gallery)])
         drawn = {"seen": (seen, trials.text), "text": (text, trials.text), "like": (like, trials.like), "both": (both, trials.both)}
         return {kind: _answered(columns, asked) for kind, (columns, asked) in drawn.items()}
+
+    def mates(self, signals: Signals, like: dict[str, float], config: Config) -> dict[str, list[Answered]]:
+        """Questions about board-mates; ``like`` are the weights by which a placed item is near."""
+        asked = draw_mates(self.features, signals, inner(config.catalogue, self.number), self.pictures, MATES, config.align.seed)
+        graph, gallery = part_graph(self.inside, len(self.features), config.graph), known_gallery(self.features, self.inside)
+        weights = np.array(list(like.values()), dtype=np.float32)
+
+        def answered(found: list[Mates]) -> list[Answered]:
+            columns = mate_columns(self.scorer, graph, config.graph, weights, found, gallery)
+            place = {int(row): number for number, row in enumerate(gallery)}
+            return _answered(columns, [Asking(one.right, liked=place.get(one.row, -1)) for one in found])
+
+        return {kind: answered(found) for kind, found in asked.items()}
 
 
 def scorers(features: Features, space: Space, part: Signals, asked: np.ndarray, shape: BridgeShape) -> tuple[Scorer, Scorer]:

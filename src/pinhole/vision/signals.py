@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 INNER = 1_000_003  # added to the split's number for the split inside its training part, on which weights are chosen
 
 
+def inner(config: CatalogueConfig, fold: int = 0) -> CatalogueConfig:
+    """The split that is drawn inside a training part."""
+    return config.model_copy(update={"split": config.split + INNER * (fold + 1)})
+
+
 @dataclass(frozen=True)
 class Group:
     """Rows that belong together: a board's items, or the items a query led to."""
@@ -64,7 +69,7 @@ class Signals:
 
     def inner(self, config: CatalogueConfig, fold: int = 0) -> tuple[Signals, Signals]:
         """The same split again inside this part, under another salt: where everything that is *chosen* is chosen."""
-        return self.part(config.model_copy(update={"split": config.split + INNER * (fold + 1)}))
+        return self.part(inner(config, fold))
 
     def _keep(self, items: np.ndarray, boards: list[bool], queries: list[bool]) -> Signals:
         kept_boards = [board.among(items) for board, keep in zip(self.boards, boards, strict=True) if keep]
