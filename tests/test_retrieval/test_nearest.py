@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -31,6 +32,32 @@ def test_agrees_with_a_scan(flat_below: int, least: int, tmp_path: Path) -> None
         found = opened.search(QUERY, 20, allowed)
         assert set(found.tolist()) <= set(allowed.tolist())
         assert len(set(found.tolist()) & set(scan(allowed, 20))) >= least
+
+
+@pytest.mark.parametrize("flat_below", [1000, 10])
+@pytest.mark.parametrize(("storage", "least"), [("float16", 19), ("int8", 18), ("bit", 14)])
+def test_fewer_bits_find_nearly_the_same(storage: Literal["float16", "int8", "bit"], least: int, flat_below: int, tmp_path: Path) -> None:
+    index = Nearest.build(VECTORS, ROWS, IndexConfig(flat_below=flat_below, storage=storage))
+    index.save(tmp_path / "x.faiss")
+    for opened in (index, Nearest.load(tmp_path / "x.faiss")):
+        assert len(set(opened.search(QUERY, 20).tolist()) & set(scan(ROWS, 20))) >= least
+        few = opened.search(QUERY, 20, ROWS[::4])
+        assert set(few.tolist()) <= set(ROWS[::4].tolist()) and len(set(few.tolist()) & set(scan(ROWS[::4], 20))) >= least
+
+
+def test_a_filter_that_leaves_few_is_answered_by_a_scan_of_them() -> None:
+    index = Nearest.build(VECTORS, ROWS, IndexConfig(flat_below=10, hnsw_links=4, hnsw_search=8))
+    allowed = ROWS[5::20]
+    assert index.search(QUERY, 30, allowed).tolist() == scan(allowed, 30)
+    assert index.search(QUERY, 5, np.array([1, 2, 10**9])).tolist() == []  # rows that it does not hold
+
+
+def test_cut_vectors_are_cosines_of_what_is_left() -> None:
+    index = Nearest.build(VECTORS * np.linspace(1, 9, 600)[:, None].astype(np.float32), ROWS, IndexConfig(width=8))
+    cut = VECTORS[:, :8] / np.linalg.norm(VECTORS[:, :8], axis=1, keepdims=True)
+    rows, scores = index.many(QUERY[None], 5)
+    best = np.argsort(-(cut @ QUERY[:8]))[:5]
+    assert index.width == 8 and rows[0].tolist() == ROWS[best].tolist() and scores[0] == pytest.approx((cut @ QUERY[:8])[best], rel=1e-4)
 
 
 def test_nothing_to_find() -> None:

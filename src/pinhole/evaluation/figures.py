@@ -24,6 +24,8 @@ ALSO = {
     "weight": "the trained part's share of all fusion weights",
     "clusters": "different queries or boards",
     "walks": "random walks by themselves",
+    "same": "share of what whole vectors find first, found",
+    "bytes": "bytes an item",
     "strange": "of pictures that the fit left out",
 }
 _OWN = ("n", "low", "high", "tuned")
@@ -54,6 +56,17 @@ GROUPS: dict[str, tuple[str, str, dict[str, Named]]] = {
             "related.new.recall@10": Named("What goes with a new item", "its mates on a known board, among known items"),
             "related.new.recall@10.ratio": Named("… against no training", "tuned ÷ base; interval by resampling the boards", "times"),
             "search.splits": Named("Splits", "drawings of what is held out, pooled", "number"),
+        },
+    ),
+    "storage": (
+        "Storage",
+        "The learned vectors by themselves, kept in fewer bits and cut to fewer numbers, for the questions of the first row above.",
+        {
+            f"storage.{storage}.{width}.recall@10": Named(f"{storage}, {width} numbers", "words find pictures, by the learned vector alone")
+            for storage, width in (
+                *((storage, 256) for storage in ("float32", "float16", "int8", "bit")),
+                *((storage, width) for width in (128, 64) for storage in ("float32", "int8")),
+            )
         },
     ),
     "see": (

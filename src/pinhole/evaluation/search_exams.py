@@ -19,14 +19,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from pinhole.config import Config
+from pinhole.config import Config, IndexConfig
 from pinhole.evaluation.intervals import resampled
 from pinhole.retrieval.fusion import recall_at
 from pinhole.retrieval.mates import draw_mates, known_gallery, mate_columns, part_graph
+from pinhole.retrieval.nearest import BITS, Nearest
 from pinhole.retrieval.scores import Block, Scorer, Side
 from pinhole.retrieval.trials import Asking, held_trials, inner_trials, like_columns, text_columns, word_columns
 from pinhole.retrieval.weights import CHOICE_FOLDS, Weights, learn, scorers
@@ -41,6 +42,11 @@ if TYPE_CHECKING:
 K = 10
 MATES = 1000  # questions about board-mates of a kind and split, at most
 BLENDS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 10.0)  # of titles against pictures
+STORED = IndexConfig(flat_below=1 << 62)  # scanned: what is lost is lost by storage alone
+STORAGES: tuple[tuple[Literal["float32", "float16", "int8", "bit"], int], ...] = (
+    *((storage, 0) for storage in BITS),
+    *((storage, width) for width in (128, 64) for storage in ("float32", "int8")),
+)
 Progress = Callable[[int, int], None]
 
 
@@ -95,7 +101,7 @@ def search_exams(
     signals = read_signals(catalogue, features)
     titles = read_titles(catalogue, features.ids)
     seen, like, titled = Results(), Results(), Results()
-    mates = {"placed": Results(), "new": Results()}
+    mates, kept = {"placed": Results(), "new": Results()}, dict[str, float]()
     splits = config.evaluate.splits
     for number in range(splits):
         settings = config.model_copy(update={"catalogue": config.catalogue.model_copy(update={"split": config.catalogue.split + number})})
@@ -107,13 +113,14 @@ def search_exams(
         room.like(like, settings)
         room.titled(titled)
         room.mates(mates, signals, settings)
+        kept = kept or room.stored()
         if progress is not None:
             progress(number + 1, splits)
     seed = config.evaluate.seed
     found = {**seen.figures("search.text_to_image.recall@10", seed), **like.figures("boards.recall@10", seed)}
     for kind, results in mates.items():
         found |= results.figures(f"related.{kind}.recall@10", seed)
-    return {**found, **titled.figures("search.with_titles.recall@10", seed), "search.splits": splits}
+    return {**found, **kept, **titled.figures("search.with_titles.recall@10", seed), "search.splits": splits}
 
 
 def titled_scores(workspace: Workspace, most: int) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
@@ -165,6 +172,29 @@ class _Room:
             columns, weights = text_columns(self.blind, vectors, gallery)[:2], self.weights.array("seen")
             heads = self.blind.space.query_vectors(vectors) @ self.blind.learned[gallery].T
             results.add(asked, len(gallery), _share(weights), tuned=_fused(columns, weights), base=columns[1], learned=columns[0], heads=heads)
+
+    def stored(self) -> dict[str, float]:
+        """The learned column alone, its vectors kept in fewer bits and cut: recall of the same questions, what share is found of the
+        first ten that whole vectors find among all items, and bytes an item."""
+        asked, gallery = self.trials.text, self.trials.gallery
+        if not asked:
+            return {}
+        questions = self.blind.words(self.asked.of([one.text for one in asked])).learned
+        learned, everything = self.blind.learned, np.arange(len(self.features))
+        whole = Nearest.build(learned, everything, STORED).many(questions, K)[0]
+        found: dict[str, float] = {}
+        for storage, width in STORAGES:
+            kept = STORED.model_copy(update={"storage": storage, "width": width})
+            top = np.searchsorted(gallery, Nearest.build(learned[gallery], gallery, kept).many(questions, K)[0])
+            recall = [len(np.intersect1d(ten, one.right)) / min(K, len(one.right)) for ten, one in zip(top, asked, strict=True)]
+            same = [
+                len(np.intersect1d(*pair)) / K for pair in zip(Nearest.build(learned, everything, kept).many(questions, K)[0], whole, strict=True)
+            ]
+            width = width or learned.shape[1]
+            key = f"storage.{storage}.{width}"
+            found |= {f"{key}.recall@10": float(np.mean(recall)), f"{key}.recall@10.n": len(asked), f"{key}.same": float(np.mean(same))}
+            found[f"{key}.bytes"] = width * BITS[storage] / 8
+        return found
 
     def titled_columns(self, texts: Sequence[str]) -> np.ndarray:
         """(columns of kind ``text``, q, gallery)."""
