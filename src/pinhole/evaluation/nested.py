@@ -81,7 +81,7 @@ def curve(reads: Sequence[Read]) -> Html:
         shapes.append(el("text", f"{read.count} token{'s' if read.count > 1 else ''}", x=x, y=HEIGHT - _BOTTOM + 20, text_anchor="middle"))
         if read.seconds is not None:
             shapes.append(el("text", f"{1000 * read.seconds:.0f} ms", x=x, y=HEIGHT - _BOTTOM + 38, text_anchor="middle"))
-    keys = [key for key in EXAMS if any(key in read.scores for read in reads)]
+    keys = [key for key in EXAMS if sum(key in read.scores for read in reads) > 1]
     told: list[str] = []
     for number, key in enumerate(keys):
         scored = [read for read in reads if key in read.scores]
