@@ -284,10 +284,11 @@ def _hits(workspace: Workspace, hits: Sequence[Any]) -> Answer:
 # -- benchmarks ---------------------------------------------------------------------------------
 
 
-def bench(name: str, folder: Path | None, console: Console, size: str = "", picture: Path | None = None) -> Answer:
+def bench(name: str, folder: Path | None, console: Console, size: str = "", picture: Path | None = None, count: int = 0) -> Answer:
     """Run one benchmark, or all that can run here; ``benchmarks/__init__.py`` says what a benchmark is.
 
-    ``size`` is "quick" or "long" where the benchmark has sizes, ``picture`` a file for its plot where it draws one.
+    ``size`` is "quick" or "long" where the benchmark has sizes, ``count`` its own where it counts something, ``picture`` a file for its
+    plot where it draws one.
     """
     import importlib
     import pkgutil
@@ -298,7 +299,8 @@ def bench(name: str, folder: Path | None, console: Console, size: str = "", pict
     if name and name not in known:
         raise UnknownName(f"no benchmark `{name}`", fix="benchmarks: " + ", ".join(known))
     modules = {one: importlib.import_module(f"pinhole.benchmarks.{one}") for one in ([name] if name else known)}
-    _can_be_asked(name, modules, size, picture)
+    _can_be_asked(name, modules, size, picture, count)
+    more = (count,) if count else ()
     found: dict[str, Any] = {}
     lines: list[str] = []
     for one, module in modules.items():
@@ -314,7 +316,7 @@ def bench(name: str, folder: Path | None, console: Console, size: str = "", pict
             workspace = None
         console.say(f"{one}: {(module.__doc__ or '').splitlines()[0]}")
         with console.bar(one) as progress:
-            figures = module.run(workspace, progress, module.SIZES[size]) if size else module.run(workspace, progress)
+            figures = module.run(workspace, progress, *((module.SIZES[size],) if size else more))
         found |= figures
         if needs and workspace is not None:
             _keep_bench(workspace, one, figures)
@@ -343,10 +345,12 @@ def _kept_bench(workspace: Workspace, name: str, align: str) -> dict[str, float]
     return kept["figures"] if kept.get("align") == align else None
 
 
-def _can_be_asked(name: str, modules: Mapping[str, Any], size: str, picture: Path | None) -> None:
+def _can_be_asked(name: str, modules: Mapping[str, Any], size: str, picture: Path | None, count: int) -> None:
     """Raises :class:`UsageError` for what the benchmark does not have, before it runs for minutes."""
-    if not name and (size or picture):
-        raise UsageError("--quick, --long and --plot are for one benchmark", fix="name it, as in `pinhole bench turn --quick`")
+    if not name and (size or picture or count):
+        raise UsageError("--quick, --long, --n and --plot are for one benchmark", fix="name it, as in `pinhole bench turn --quick`")
+    if count and not getattr(modules[name], "COUNTS", False):
+        raise UsageError(f"`{name}` counts nothing", fix="run it without --n")
     if size and size not in getattr(modules[name], "SIZES", {}):
         raise UsageError(f"`{name}` has one size only", fix=f"run it without --{size}")
     if picture is not None and not hasattr(modules[name], "plot"):

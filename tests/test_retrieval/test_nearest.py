@@ -49,6 +49,8 @@ def test_a_filter_that_leaves_few_is_answered_by_a_scan_of_them() -> None:
     index = Nearest.build(VECTORS, ROWS, IndexConfig(flat_below=10, hnsw_links=4, hnsw_search=8))
     allowed = ROWS[5::20]
     assert index.search(QUERY, 30, allowed).tolist() == scan(allowed, 30)
+    many, scores = index.many(np.tile(QUERY, (9, 1)), 30, allowed)
+    assert many.tolist() == [scan(allowed, 30)] * 9 and (np.diff(scores) <= 0).all()
     assert index.search(QUERY, 5, np.array([1, 2, 10**9])).tolist() == []  # rows that it does not hold
 
 

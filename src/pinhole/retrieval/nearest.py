@@ -19,6 +19,7 @@ from pinhole.workspace import write_atomic
 Storage = Literal["float32", "float16", "int8", "bit"]
 BITS: dict[Storage, int] = {"float32": 32, "float16": 16, "int8": 8, "bit": 9}  # a number; a bit and what scores it again
 RESCORED = 8  # times as many as are asked for are found by one bit, and scored again
+GATHERED = 8  # queries at once from which such rows are gathered and scanned by one product of matrices
 SCANNED = 0.2  # share of all rows up to which a filter's rows are scanned, where links would lead to rows that may not be shown
 
 
@@ -59,36 +60,40 @@ class Nearest:
 
     def many(self, vectors: np.ndarray, count: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """((q, count) rows, (q, count) scores) of (q, width or wider), best first; row −1 where there are fewer."""
-        faiss = _faiss()
+        import faiss
 
         count = min(count, len(self))
         if count == 0:
             return np.zeros((len(vectors), 0), np.int64), np.zeros((len(vectors), 0), np.float32)
         only: dict[str, Any] = {}
-        index = self.index
+        index, asked = self.index, np.ascontiguousarray(vectors[:, : self.width], dtype=np.float32)
         if allowed is not None:
             places = np.searchsorted(self.rows, allowed)
             places = places[(places < len(self.rows)) & (self.rows[np.minimum(places, len(self.rows) - 1)] == allowed)]
             mask = np.zeros(len(self.rows), dtype=bool)
             mask[places] = True
-            bits = np.packbits(mask, bitorder="little")
-            only["sel"] = faiss.IDSelectorBitmap(bits)
+            only["sel"] = faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
             if isinstance(index, faiss.IndexHNSW) and len(places) <= SCANNED * len(self):
                 index = faiss.downcast_index(index.storage)
-        asked = np.ascontiguousarray(vectors[:, : self.width], dtype=np.float32)
+                if len(vectors) >= GATHERED and count <= len(places):  # many queries: the rows are laid side by side once
+                    scores, found = faiss.knn(asked, index.reconstruct_batch(places), count, metric=faiss.METRIC_INNER_PRODUCT)
+                    return self.rows[places][found], scores
         scores, found = index.search(asked, count, params=_parameters(index, count, only))
-        return np.where(found >= 0, self.rows[np.maximum(found, 0)], -1), scores
+        rows = self.rows[found]
+        if found[:, -1].min(initial=0) < 0:  # fewer than were asked for
+            rows[found < 0] = -1
+        return rows, scores
 
     def save(self, path: Path) -> None:
         """The index and its rows as one file."""
-        faiss = _faiss()
+        import faiss
 
         write_atomic(path, len(self.rows).to_bytes(8, "little") + self.rows.tobytes() + faiss.serialize_index(self.index).tobytes())
 
     @classmethod
     def load(cls, path: Path) -> Nearest:
         """Raises :class:`MissingArtefact`, or :class:`Corrupt` where faiss cannot read the file."""
-        faiss = _faiss()
+        import faiss
 
         if not path.exists():
             raise MissingArtefact("no index", where=str(path), fix="run `pinhole build index`")
@@ -103,15 +108,8 @@ class Nearest:
             raise Corrupt(f"cannot be read: {str(error)[:200]}", where=str(path), fix="delete the folder and run `pinhole build index`") from None
 
 
-def _faiss() -> Any:
-    """Its type stubs do not name half of it."""
-    import faiss
-
-    return faiss
-
-
 def _whole(width: int, config: IndexConfig, few: bool) -> Any:
-    faiss = _faiss()
+    import faiss
 
     kinds = {"float16": faiss.ScalarQuantizer.QT_fp16, "int8": faiss.ScalarQuantizer.QT_8bit}
     metric = faiss.METRIC_INNER_PRODUCT
@@ -130,7 +128,7 @@ def _linked(index: Any, config: IndexConfig) -> Any:
 
 def _bits(width: int) -> Any:
     """A scan whatever the number of items: 32 bytes each at 256 numbers, and a few hundred scored again."""
-    faiss = _faiss()
+    import faiss
 
     turn = faiss.RandomRotationMatrix(width, width)
     turn.init(0)
@@ -140,11 +138,13 @@ def _bits(width: int) -> Any:
 
 
 def _parameters(index: Any, count: int, only: dict[str, Any]) -> Any:
-    faiss = _faiss()
+    import faiss
 
     if isinstance(index, faiss.IndexRefine):
         signs = faiss.SearchParametersPreTransform(index_params=faiss.SearchParameters(**only))
         return faiss.IndexRefineSearchParameters(k_factor=float(RESCORED), base_index_params=signs)
     if isinstance(index, faiss.IndexHNSW):
+        if not only and index.hnsw.efSearch >= count:
+            return None  # as it is: parameters of a call cost as much as a search
         return faiss.SearchParametersHNSW(efSearch=max(index.hnsw.efSearch, count), **only)
-    return faiss.SearchParameters(**only)
+    return faiss.SearchParameters(**only) if only else None
