@@ -25,6 +25,7 @@ BEGIN, END = "<!-- figures: begin. Written by tests/readme_figures.py from docs/
 COMMANDS = {"default": 'make demo ARGS="--no-serve --json"', "full": 'make demo ARGS="--full --no-serve --json"'}
 SHOWN = (
     *("search.text_to_image.recall@10", "search.text_to_image.recall@10.ratio", "boards.recall@10", "boards.recall@10.ratio"),
+    *("related.placed.recall@10", "related.placed.recall@10.ratio", "related.new.recall@10", "related.new.recall@10.ratio"),
     *("see.category.accuracy", "see.pick.accuracy", "see.match.accuracy", "board.theme.accuracy", "board.odd_one_out.accuracy"),
     *("tools.valid", "tools.name", "tools.arguments", "tools.references", "tools.unseen"),
     *("speed.first_token_s", "speed.first_token_over_forward", "speed.tool_call_s", "speed.train.samples_per_s", "speed.embed.fraction"),

@@ -99,7 +99,8 @@ def build_index(
     known = memory(features, part, asked.of([query.key for query in part.queries]), learned)
     write_atomic(out / "memory.safetensors", save({"texts": known.texts, "vectors": known.vectors}))
     Nearest.build(learned[usable], usable, config.index).save(out / "learned.faiss")
-    Nearest.build(features.text[titled], titled, config.index).save(out / "titles.faiss")
+    whole = config.index.model_copy(update={"width": 0})  # the text encoder's vectors were not trained to be cut
+    Nearest.build(features.text[titled], titled, whole).save(out / "titles.faiss")
     graph = Graph.of(len(features), read_edges(catalogue, features.ids, config.graph), config.graph)
     graph.save(out / "graph.safetensors")
     cohort = np.sort(np.random.default_rng(0).choice(usable, min(COHORT, len(usable)), replace=False))
@@ -156,6 +157,8 @@ class Searcher:
         usable = features.has_image | features.has_text
         self._arranger = Arranger(catalogue, features.ids, self._pictures, diversify)
         self._usable = np.array([row for row in self._place.values() if usable[row]], dtype=np.int64)
+        self._findable = np.zeros(len(features), dtype=bool)
+        self._findable[self._usable] = True
         self._encode_text = lru_cache(maxsize=4096)(lambda text: self._text_encoder.encode([text]))
 
     def _open(self) -> dict[str, Any]:
@@ -221,7 +224,7 @@ class Searcher:
 
     def shown(self, rows: np.ndarray) -> np.ndarray:
         """Mask of the rows that may be found: still in the catalogue, with a picture or a title."""
-        return np.isin(rows, self._usable)
+        return self._findable[rows]
 
     def like_parts(self, row: int, rows: np.ndarray, kind: str) -> dict[str, np.ndarray]:
         """Each weighted like column (rows,) of item ``row`` against ``rows``, with the weights of one of ``KINDS``."""
