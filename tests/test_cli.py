@@ -100,6 +100,8 @@ def test_every_command_is_there_and_has_help(capsys: pytest.CaptureFixture[str])
         (["bench", "turn", "--plot", "x.pdf"], 2, ["x.pdf", "name a .png"]),
         (["bench", "turn", "--plot", "nowhere/x.png"], 2, ["nowhere/x.png", "folder that exists"]),
         (["related", "nothing"], 1, ["pinhole"]),
+        (["bench", "turn", "--n", "5"], 2, ["counts nothing"]),
+        (["bench", "search", "--n", "0"], 2, ["--n"]),
     ],
 )
 def test_a_mistake_is_one_clear_line(shop: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, words: list[str]) -> None:

@@ -272,7 +272,7 @@ def bench(
     name: Annotated[str, typer.Argument(metavar="[NAME]", help="One benchmark (default: all).")] = "",
     quick: Annotated[bool, typer.Option("--quick", help="The small sizes only, where a benchmark has several.")] = False,
     long: Annotated[bool, typer.Option("--long", help="The largest size too.")] = False,
-    n: Annotated[int, typer.Option("--n", min=1, help="How many, where a benchmark counts something.")] = 0,
+    n: Annotated[int | None, typer.Option("--n", min=1, help="How many, where a benchmark counts something.")] = None,
     plot: Annotated[Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw the figures, where a benchmark has a plot.")] = None,
     workspace: Where = None,
     as_json: Json = False,
@@ -284,7 +284,7 @@ def bench(
     if quick and long:
         raise UsageError("--quick and --long exclude each other", fix="take one, or neither for the default")
     console = Console(as_json)
-    _finish(console, tasks.bench(name, workspace, console, "quick" if quick else "long" if long else "", plot, n))
+    _finish(console, tasks.bench(name, workspace, console, "quick" if quick else "long" if long else "", plot, n or 0))
 
 
 def _open(folder: Path | None) -> Workspace:

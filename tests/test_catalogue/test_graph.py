@@ -102,7 +102,7 @@ def test_nothing_holds_an_item() -> None:
     graph = Graph.of(4, [edges("board", [0, 1])], CONFIG)
     assert len(graph.related(np.array([3]), CONFIG, draw())[0]) == 0
     assert graph.related(np.array([3, 0]), CONFIG, draw())[0].tolist() == [1]
-    assert graph.related(np.array([0, 1]), CONFIG, draw(), keep_starts=True)[0].tolist() == [0, 1]
+    assert sorted(graph.related(np.array([0, 1]), CONFIG, draw(), keep_starts=True)[0].tolist()) == [0, 1]
     empty = Graph.of(2, [], CONFIG)
     assert len(empty.related(np.array([0]), CONFIG, draw())[0]) == empty.contexts == empty.edges == 0
 

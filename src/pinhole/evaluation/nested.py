@@ -20,7 +20,7 @@ EXAMS = {
     "board.odd_one_out.accuracy": "which is the stranger",
 }
 WIDTH, HEIGHT = 480, 250
-_LEFT, _RIGHT, _TOP, _BOTTOM = 40, 24, 10, 56
+_LEFT, _RIGHT, _TOP, _BOTTOM = 40, 36, 10, 56
 _STEPS = 5
 
 Points = dict[int, float]  # tokens a picture → score

@@ -191,9 +191,13 @@ class _Room:
                 len(np.intersect1d(*pair)) / K for pair in zip(Nearest.build(learned, everything, kept).many(questions, K)[0], whole, strict=True)
             ]
             width = width or learned.shape[1]
-            key = f"storage.{storage}.{width}"
-            found |= {f"{key}.recall@10": float(np.mean(recall)), f"{key}.recall@10.n": len(asked), f"{key}.same": float(np.mean(same))}
-            found[f"{key}.bytes"] = width * BITS[storage] / 8
+            key = f"storage.{storage}.{width}.recall@10"
+            found |= {
+                key: float(np.mean(recall)),
+                f"{key}.n": len(asked),
+                f"{key}.same": float(np.mean(same)),
+                f"{key}.bytes": width * BITS[storage] / 8,
+            }
         return found
 
     def titled_columns(self, texts: Sequence[str]) -> np.ndarray:
@@ -230,8 +234,8 @@ class _Room:
                 blends = [_blended(self.open, side, block, plain, weight) for plain in (False, True) for weight in BLENDS]
                 base = max(blends, key=lambda scores: float(_recall(scores, asked).mean()))
                 embedding = _fused(columns[:-1], self.weights.array("like"))
-                tuned, share = _fused(columns, weights), float(weights[-1] / max(weights.sum(), 1e-9))
-                results[kind].add(asked, len(gallery), share, tuned=tuned, base=base, learned=embedding, walks=columns[-1])
+                tuned = _fused(columns, weights)
+                results[kind].add(asked, len(gallery), _share(weights), tuned=tuned, base=base, learned=embedding, walks=columns[-1])
 
     def _best_blend(self, config: Config) -> tuple[bool, float]:
         """Standardised or plain cosines, and the titles' weight: the best on inner boards of the training part."""
