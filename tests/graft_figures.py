@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-from pinhole.evaluation.machine import in_words, machine
+from pinhole.evaluation.machine import in_words
 from pinhole.evaluation.nested import EXAMS
+from readme_costs import read
 from readme_figures import fill, line
 
 ROOT = Path(__file__).parents[1]
@@ -27,13 +27,6 @@ SIDES = {
     "tokens": {"alone": "a graft of one token", "k1": "nested, 1", "k4": "nested, 4", "k16": "nested, 16", "patches": "small VLM with eyes"},
     "distil": {"eyes": "with eyes", "gutted": "gutted, untrained", "lessons": "by lessons alone", "taught": "taught by its eyes"},
 }
-
-
-def read(printed: str) -> tuple[str, dict[str, Any]]:
-    """Which benchmark it was, and its figures with the machine and the day."""
-    figures = json.loads(printed.strip().splitlines()[-1])
-    name = next(name for name in BENCHMARKS if any(key.startswith(f"{name}.") for key in figures))
-    return name, {"day": time.strftime("%Y-%m-%d"), "machine": machine(), "figures": figures}
 
 
 def page(text: str, runs: dict[str, dict[str, Any]]) -> str:
@@ -98,7 +91,7 @@ def _share(figures: dict[str, Any], kept: str, exam: str) -> str:
 
 if __name__ == "__main__":
     runs = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
-    name, measured = read(sys.stdin.read())
+    name, measured = read(sys.stdin.read(), BENCHMARKS)
     runs |= {name: measured}
     FILE.write_text(json.dumps(runs, indent=1) + "\n", encoding="utf-8")
     PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), runs), encoding="utf-8")

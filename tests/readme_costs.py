@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,10 @@ BEGIN, END = "<!-- costs: begin. Written by tests/readme_costs.py from docs/cost
 BENCHMARKS = ("turn", "board", "gateway")
 
 
-def read(printed: str) -> tuple[str, dict[str, Any]]:
-    """Which benchmark it was, and its figures with the machine and the day."""
+def read(printed: str, names: Sequence[str] = BENCHMARKS) -> tuple[str, dict[str, Any]]:
+    """Which benchmark of ``names`` it was, and its figures with the machine and the day."""
     figures = json.loads(printed.strip().splitlines()[-1])
-    name = next(name for name in BENCHMARKS if any(key.startswith(f"{name}.") for key in figures))
+    name = next(name for name in names if any(key.startswith(f"{name}.") for key in figures))
     return name, {"day": time.strftime("%Y-%m-%d"), "machine": machine(), "figures": figures}
 
 

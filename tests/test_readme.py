@@ -153,7 +153,7 @@ def test_trainings_are_written_from_the_last_line() -> None:
     distil = {"distil.steps": 425.0, "distil.n": 500.0, "distil.teacher_right": 0.5, "distil.teacher_s": 120.0, "distil.kept.see.pick.accuracy": 0.9}
     distil |= {key: value for key, value in scores.items() if key.startswith("distil.")}
     start = {f"start.{name}.{key}": 2.0 for name in ("random", "ridge", "words") for key in ("first", "last", "steps")} | {"start.of_steps": 120.0}
-    runs = dict(graft_figures.read(json.dumps(printed)) for printed in (tokens, distil, start))
+    runs = dict(readme_costs.read(json.dumps(printed), graft_figures.BENCHMARKS) for printed in (tokens, distil, start))
     page = graft_figures.page(graft_figures.PAGE.read_text(encoding="utf-8"), runs)
     assert page.count("| which of the four is it | .625 |") == 2 and "|  | 90% |" in page and "| first token, four new pictures | 80 ms |" in page
     assert "steps to the random start's last loss | 2 | 2 | 2 |" in page and graft_figures.page(page, runs) == page

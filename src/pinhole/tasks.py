@@ -342,7 +342,7 @@ def _kept_bench(workspace: Workspace, name: str, align: str) -> dict[str, float]
     """The figures of a benchmark run on this very embedding space, else None."""
     path = workspace.root / "benchmarks" / f"{name}.json"
     kept = read_json(path) if path.exists() else {}
-    return kept["figures"] if kept.get("align") == align else None
+    return kept.get("figures") if isinstance(kept, dict) and kept.get("align") == align else None
 
 
 def _can_be_asked(name: str, modules: Mapping[str, Any], size: str, picture: Path | None, count: int) -> None:

@@ -72,7 +72,7 @@ def test_an_item_that_nobody_placed_walks_from_its_neighbours(shop: Shop) -> Non
     related = shop.related()
     row = related.searcher.row(LONE)
     assert not related.walks.placed(row) and related.walks.placed(related.searcher.row(PLACED))
-    starts, weights = related.walks._starts(row)
+    starts, weights = related.walks._starts(row, lambda: related._near(LONE, 100))
     assert len(starts) == NEAR and row not in starts and weights[0] == 1 == weights.max()
     hits = related(LONE, 10)
     assert [shop.toy.kinds[hit.id] for hit in hits].count("boat") >= 7
@@ -133,7 +133,7 @@ def test_columns_of_questions_are_those_of_serving(shop: Shop) -> None:
     whole, _ = scorers(toy.features, shop.space, inside, toy.asked.of([query.key for query in inside.queries]), related.searcher.weights.bridge)
     gallery = known_gallery(toy.features, inside)
     [asked] = draw_mates(toy.features, read_signals(toy.catalogue, toy.features), toy.config.catalogue, np.zeros((320, 1)), 1)["placed"]
-    columns = mate_columns(whole, related.graph, CONFIG, related.searcher.weights.array("like"), [asked], gallery)
+    columns = mate_columns(whole, related.walks.graph, CONFIG, related.searcher.weights.array("like"), [asked], gallery)
     assert columns.shape == (len(KINDS["placed"]), 1, len(gallery))
-    walks = Walks(related.graph, CONFIG, lambda row: pytest.fail("the item is placed"))
-    assert columns[-1, 0].tolist() == walks(asked.row)[gallery].tolist()
+    walked = Walks(related.walks.graph, CONFIG)(asked.row, lambda: pytest.fail("the item is placed"))
+    assert columns[-1, 0].tolist() == walked[gallery].tolist()

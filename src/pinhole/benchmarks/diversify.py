@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pinhole.workspace import Workspace
+from pinhole.workspace import Workspace, read_json
 
 NEEDS_WORKSPACE = True
 STRENGTHS = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95)
@@ -25,11 +25,18 @@ def run(workspace: Workspace, progress: Progress | None = None, most: int = 1000
     import statistics
     import time
 
+    from pinhole.catalogue.store import Catalogue
     from pinhole.evaluation.search_exams import titled_scores
     from pinhole.retrieval.arrange import POOL
     from pinhole.retrieval.diversify import Results, spread, unlikeness
+    from pinhole.retrieval.weights import Weights
+    from pinhole.vision.align import Asked, Space
+    from pinhole.vision.features import Features
 
-    asked, scores, pictures, kinds = titled_scores(workspace, most)
+    aligned, features = workspace.need("align").path, Features.load(workspace.need("embed").path)
+    weights = Weights.from_json(read_json(workspace.need("index").path / "weights.json"))
+    opened = (Catalogue(workspace.tables), features, Space.load(aligned), weights, Asked.load(aligned))
+    asked, scores, pictures, kinds = titled_scores(*opened, workspace.config, most)
     found: dict[float, list[tuple[float, float, float]]] = {strength: [] for strength in STRENGTHS}
     spent: list[float] = []
     for number, right in enumerate(asked):

@@ -80,7 +80,7 @@ def run(workspace: Workspace, progress: Progress | None = None, n: int = N) -> d
     for name, side in sides.items():
         figures |= _figures(f"search.{name}", side)
     figures["search.qps_over_faiss"] = figures["search.bare.qps"] / figures["search.ours.qps"]
-    figures |= _filtered(nearest, vectors, queries, draw) | _brute(features, vectors, sides["ours"], nearest, queries)
+    figures |= _filtered(nearest, vectors, queries, draw) | _brute(features, vectors, sides["ours"], queries)
     return figures | _texts(workspace, asked.texts)
 
 
@@ -281,7 +281,7 @@ def _filtered(nearest: Nearest, vectors: np.ndarray, queries: np.ndarray, draw: 
     return {f"search.filtered.{name}": value for name, value in (figures | {"p50_ms": 1000 * statistics.median(alone)}).items()}
 
 
-def _brute(features: Any, vectors: np.ndarray, ours: Side, nearest: Nearest, queries: np.ndarray) -> dict[str, float]:
+def _brute(features: Any, vectors: np.ndarray, ours: Side, queries: np.ndarray) -> dict[str, float]:
     """Processor time and arithmetic of a query, against a scan of vectors as wide as the frozen picture's (measured on a part, times the rest)."""
     import faiss
 

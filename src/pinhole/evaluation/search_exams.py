@@ -19,22 +19,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pinhole.config import Config, IndexConfig
 from pinhole.evaluation.intervals import resampled
 from pinhole.retrieval.fusion import recall_at
-from pinhole.retrieval.mates import draw_mates, known_gallery, mate_columns, part_graph
-from pinhole.retrieval.nearest import BITS, Nearest
+from pinhole.retrieval.mates import askings, draw_mates, known_gallery, mate_columns, part_graph
+from pinhole.retrieval.nearest import BITS, Nearest, Storage
 from pinhole.retrieval.scores import Block, Scorer, Side
 from pinhole.retrieval.trials import Asking, held_trials, inner_trials, like_columns, text_columns, word_columns
 from pinhole.retrieval.weights import CHOICE_FOLDS, Weights, learn, scorers
 from pinhole.vision.align import Asked, Space
 from pinhole.vision.features import Features
 from pinhole.vision.signals import Signals, read_signals, read_titles
-from pinhole.workspace import Workspace, read_json
 
 if TYPE_CHECKING:
     from pinhole.catalogue.store import Catalogue
@@ -43,7 +42,7 @@ K = 10
 MATES = 1000  # questions about board-mates of a kind and split, at most
 BLENDS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 10.0)  # of titles against pictures
 STORED = IndexConfig(flat_below=1 << 62)  # scanned: what is lost is lost by storage alone
-STORAGES: tuple[tuple[Literal["float32", "float16", "int8", "bit"], int], ...] = (
+STORAGES: tuple[tuple[Storage, int], ...] = (
     *((storage, 0) for storage in BITS),
     *((storage, width) for width in (128, 64) for storage in ("float32", "int8")),
 )
@@ -123,24 +122,22 @@ def search_exams(
     return {**found, **kept, **titled.figures("search.with_titles.recall@10", seed), "search.splits": splits}
 
 
-def titled_scores(workspace: Workspace, most: int) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
+def titled_scores(
+    catalogue: Catalogue, features: Features, space: Space, weights: Weights, asked: Asked, config: Config, most: int
+) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
     """What the exam with titles ranks, for whoever arranges it otherwise: right positions of each query, (q, gallery) scores, the gallery's
     pictures (gallery, width) of length 1, and the number of each item's category (−1 without one)."""
     from pinhole.catalogue.records import attributes
-    from pinhole.catalogue.store import Catalogue
 
-    config, catalogue = workspace.config, Catalogue(workspace.tables)
-    features, aligned = Features.load(workspace.need("embed").path), workspace.need("align").path
-    weights = Weights.from_json(read_json(workspace.need("index").path / "weights.json"))
     part, held = read_signals(catalogue, features).part(config.catalogue)
-    room = _Room(features, Space.load(aligned), weights, part, held, Asked.load(aligned), read_titles(catalogue, features.ids))
-    asked, gallery = room.trials.text[:most], room.trials.gallery
-    columns = room.titled_columns([one.text for one in asked])
+    room = _Room(features, space, weights, part, held, asked, read_titles(catalogue, features.ids))
+    trials, gallery = room.trials.text[:most], room.trials.gallery
+    columns = room.titled_columns([one.text for one in trials])
     found = catalogue.items(["id", "attributes"], ids=[features.ids[row] for row in gallery])
     kinds = dict(zip(found["id"].to_pylist(), (str(one.get(config.catalogue.category)) for one in attributes(found)), strict=True))
     numbers = {kind: number for number, kind in enumerate(sorted(set(kinds.values()) - {"None"}))}
     named = np.array([numbers.get(kinds.get(features.ids[row], ""), -1) for row in gallery])
-    return [one.right for one in asked], _fused(columns, weights.array("text")), room.pictures[gallery], named
+    return [one.right for one in trials], _fused(columns, weights.array("text")), room.pictures[gallery], named
 
 
 def _again(
@@ -224,11 +221,10 @@ class _Room:
 
     def mates(self, results: dict[str, Results], signals: Signals, config: Config) -> None:
         graph, gallery = part_graph(self.part, len(self.features), config.graph), known_gallery(self.features, self.part)
-        place = {int(row): number for number, row in enumerate(gallery)}
         block = self.open.block(gallery)
         for kind, drawn in draw_mates(self.features, signals, config.catalogue, self.pictures, MATES, config.evaluate.seed).items():
             if drawn:
-                asked = [Asking(one.right, liked=place.get(one.row, -1), board=one.board) for one in drawn]
+                asked = askings(drawn, gallery)
                 columns = mate_columns(self.open, graph, config.graph, self.weights.array("like"), drawn, gallery)
                 side, weights = self.open.items(np.array([one.row for one in drawn])), self.weights.array(kind)
                 blends = [_blended(self.open, side, block, plain, weight) for plain in (False, True) for weight in BLENDS]

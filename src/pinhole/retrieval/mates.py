@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from pinhole.catalogue.graph import Edges, Graph
 from pinhole.catalogue.split import Split
 from pinhole.config import CatalogueConfig, GraphConfig
 from pinhole.retrieval.scores import Scorer
-from pinhole.retrieval.trials import without_twins
+from pinhole.retrieval.trials import Asking, without_twins
 from pinhole.retrieval.walks import Walks
 from pinhole.vision.features import Features
 from pinhole.vision.signals import Group, Signals
@@ -65,6 +66,12 @@ def draw_mates(
     return {"placed": _some(placed, most, draw), "new": _some(new, most, draw)}
 
 
+def askings(asked: Sequence[Mates], gallery: np.ndarray) -> list[Asking]:
+    """The same as questions about the gallery; the item itself, where it lies in it, is the liked one."""
+    place = {int(row): number for number, row in enumerate(gallery)}
+    return [Asking(one.right, liked=place.get(one.row, -1), board=one.board) for one in asked]
+
+
 def part_graph(part: Signals, n: int, config: GraphConfig) -> Graph:
     """The graph of a training part alone: its boards and queries, over all ``n`` rows."""
     return Graph.of(n, [_edges("board", part.boards), _edges("query", part.queries)], config)
@@ -84,8 +91,8 @@ def mate_columns(scorer: Scorer, graph: Graph, config: GraphConfig, like: np.nda
         order = np.argsort(-fused[row], kind="stable")
         return gallery[order], fused[row][order]
 
-    walks = Walks(graph, config, near)
-    walked = np.stack([walks(row)[gallery] for row in rows.tolist()]) if len(rows) else np.zeros((0, len(gallery)), np.float32)
+    walks = Walks(graph, config)
+    walked = np.stack([walks(row, partial(near, row))[gallery] for row in rows.tolist()]) if len(rows) else np.zeros((0, len(gallery)), np.float32)
     return np.concatenate([columns, walked[None]])
 
 

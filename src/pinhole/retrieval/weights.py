@@ -16,7 +16,7 @@ import numpy as np
 
 from pinhole.config import Config
 from pinhole.retrieval.fusion import Answered, learn_weights, recall_at
-from pinhole.retrieval.mates import Mates, draw_mates, known_gallery, mate_columns, part_graph
+from pinhole.retrieval.mates import Mates, askings, draw_mates, known_gallery, mate_columns, part_graph
 from pinhole.retrieval.scores import COLUMNS, Bridge, BridgeShape, Scorer, memory, picture_bridge
 from pinhole.retrieval.trials import Asking, inner_trials, like_columns, text_columns, word_columns
 from pinhole.retrieval.walks import WALKS
@@ -158,8 +158,7 @@ class Fold:
 
         def answered(found: list[Mates]) -> list[Answered]:
             columns = mate_columns(self.scorer, graph, config.graph, weights, found, gallery)
-            place = {int(row): number for number, row in enumerate(gallery)}
-            return _answered(columns, [Asking(one.right, liked=place.get(one.row, -1)) for one in found])
+            return _answered(columns, askings(found, gallery))
 
         return {kind: answered(found) for kind, found in asked.items()}
 
