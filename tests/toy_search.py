@@ -116,3 +116,28 @@ def write_features(
     }
     write_json(folder / "features.json", {"layout": 1, "items": len(ids), **encoders})
     return Features.load(folder)
+
+
+def as_workspace(toy: Toy) -> Any:
+    """The toy as a built workspace in its own folder: embed, align and index as their stages leave them."""
+    import shutil
+
+    from pinhole.retrieval.index import build_index
+    from pinhole.vision.align import save_array
+    from pinhole.vision.heads import fit
+    from pinhole.vision.signals import read_signals
+    from pinhole.workspace import Workspace, write_json
+
+    workspace = Workspace.create(toy.folder, toy.config)
+    shutil.copytree(toy.folder / "features", workspace.start("embed", "e"), dirs_exist_ok=True)
+    workspace.finish("embed", "e", {})
+    part, _ = read_signals(toy.catalogue, toy.features).part(toy.config.catalogue)
+    space = fit(toy.features, part, toy.asked.of([query.key for query in part.queries]), toy.config.align).space
+    aligned = workspace.start("align", "a")
+    space.save(aligned)
+    save_array(aligned / "queries.npy", toy.asked.vectors)
+    write_json(aligned / "queries.json", toy.asked.texts)
+    workspace.finish("align", "a", {})
+    build_index(toy.catalogue, toy.features, space, toy.config, workspace.start("index", "i"), asked=toy.asked)
+    workspace.finish("index", "i", {})
+    return workspace

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pinhole.errors import UsageError
 from pinhole.workspace import Workspace, read_json
 
 NEEDS_WORKSPACE = True
@@ -37,6 +38,8 @@ def run(workspace: Workspace, progress: Progress | None = None, most: int = 1000
     weights = Weights.from_json(read_json(workspace.need("index").path / "weights.json"))
     opened = (Catalogue(workspace.tables), features, Space.load(aligned), weights, Asked.load(aligned))
     asked, scores, pictures, kinds = titled_scores(*opened, workspace.config, most)
+    if not asked:
+        raise UsageError("no held-out query leads to a held-out item", where=str(workspace.root), fix="ingest more queries and items")
     found: dict[float, list[tuple[float, float, float]]] = {strength: [] for strength in STRENGTHS}
     spent: list[float] = []
     for number, right in enumerate(asked):
@@ -52,8 +55,8 @@ def run(workspace: Workspace, progress: Progress | None = None, most: int = 1000
             found[strength].append((recall, unlikeness(pictures[first]), float(len(np.unique(kinds[first])))))
         if progress:
             progress(number + 1, len(asked))
-    figures = {"diversify.n": float(len(asked)), "diversify.ms": 1000 * statistics.median(spent) if spent else 0.0}
-    for strength, measured in found.items() if asked else ():
+    figures = {"diversify.n": float(len(asked)), "diversify.ms": 1000 * statistics.median(spent)}
+    for strength, measured in found.items():
         recall, unlike, different = np.array(measured).mean(0).tolist()
         key = f"diversify.s{100 * strength:.0f}"
         figures |= {f"{key}.recall@10": recall, f"{key}.unlikeness": unlike, f"{key}.kinds": different}
