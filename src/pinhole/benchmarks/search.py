@@ -2,9 +2,9 @@
 
 The workspace's own learned vectors, mixed two by two with noise under a fixed seed, so that the items lie as real ones do and not in easy clusters;
 queries are the query log's vectors with noise. All sides search the same vectors for the same queries in rounds that take turns, at
-the least effort that reaches the wanted recall@10, or at the largest, with what that reaches printed. ``bare`` is the faiss index that ours stands on, called directly; ``ivf`` faiss's
-other one; usearch is asked where it is installed, LanceDB's own index always. With a filter the floor is a scan of exactly the rows it
-leaves. Encoding a text and full text are reported apart. Tables and artefacts are only read.
+the least effort that reaches the wanted recall@10, or at the largest, with what that reaches printed. ``bare`` is the faiss index that
+ours stands on, called directly; ``ivf`` faiss's other one; usearch is asked where it is installed, LanceDB's own index always. With a
+filter the floor is a scan of exactly the rows it leaves. Encoding a text and full text are reported apart. Tables and artefacts are only read.
 """
 
 from __future__ import annotations
