@@ -71,13 +71,12 @@ class AlignConfig(Section):
 
 
 class IndexConfig(Section):
-    flat_below: int = Field(50_000, ge=0, description="fewer items are scanned exactly, more get HNSW")
+    flat_below: int = Field(50_000, ge=0, description="fewer items are scanned exactly, more are laid in lists of which a search reads some")
     storage: Literal["float32", "float16", "int8", "bit"] = Field(
         "float32", description='how the index keeps a number of a vector; "bit" finds by one bit and scores the best again in int8'
     )
     width: int = Field(0, ge=0, description="numbers of a learned vector that the index keeps (see [align] nested); 0 = all")
-    hnsw_links: int = Field(16, ge=4, description="HNSW links a node (M)")
-    hnsw_search: int = Field(64, ge=8, description="HNSW efSearch")
+    recall: float = Field(0.97, gt=0, le=1, description="recall@10, on the query log, that decides how many lists a search reads")
 
 
 class DiversifyConfig(Section):

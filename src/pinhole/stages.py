@@ -196,7 +196,7 @@ def _named(*stages: Stage) -> dict[str, Stage]:
 STAGES: dict[str, Stage] = _named(
     Stage("embed", (), ("vision",), ("items",), 1, _embed, _encoders),
     Stage("align", ("embed",), ("align", "catalogue"), ("items", "boards", "queries"), 3, _align),
-    Stage("index", ("embed", "align"), ("index", "graph", "align", "catalogue"), ("items", "boards", "queries", "events"), 4, _index),
+    Stage("index", ("embed", "align"), ("index", "graph", "align", "catalogue"), ("items", "boards", "queries", "events"), 5, _index),
     Stage("graft", ("embed", "align"), ("graft", "catalogue"), ("items", "boards"), 13, _graft, _base_and_tools),
     Stage("evaluate", ("embed", "align", "index", "graft"), ("evaluate", "catalogue"), ("items", "boards", "queries"), 10, _evaluate),
 )

@@ -46,12 +46,33 @@ def test_fewer_bits_find_nearly_the_same(storage: Literal["float16", "int8", "bi
 
 
 def test_a_filter_that_leaves_few_is_answered_by_a_scan_of_them() -> None:
-    index = Nearest.build(VECTORS, ROWS, IndexConfig(flat_below=10, hnsw_links=4, hnsw_search=8))
+    index = Nearest.build(VECTORS, ROWS, IndexConfig(flat_below=10))
     allowed = ROWS[5::20]
     assert index.search(QUERY, 30, allowed).tolist() == scan(allowed, 30)
     many, scores = index.many(np.tile(QUERY, (9, 1)), 30, allowed)
     assert many.tolist() == [scan(allowed, 30)] * 9 and (np.diff(scores) <= 0).all()
     assert index.search(QUERY, 5, np.array([1, 2, 10**9])).tolist() == []  # rows that it does not hold
+
+
+def test_lists_reach_the_wanted_recall_also_where_a_filter_leaves_a_far_corner() -> None:
+    draw = np.random.default_rng(2)
+    centres = draw.standard_normal((40, 32)).astype(np.float32)
+    group = np.sort(draw.integers(0, 40, 20_000))
+    vectors = centres[group] + 0.7 * draw.standard_normal((20_000, 32), dtype=np.float32)
+    asked = centres[draw.integers(0, 20, 64)] + 0.7 * draw.standard_normal((64, 32), dtype=np.float32)
+    rows = np.arange(20_000)
+    index = Nearest.build(vectors, rows, IndexConfig(flat_below=10, recall=0.95), asked)
+    assert 1 <= index.index.nprobe < index.lists > 100
+
+    def recall(allowed: np.ndarray | None) -> float:
+        held = rows if allowed is None else allowed
+        best = held[np.argsort(-(asked @ vectors[held].T), axis=1)[:, :10]]
+        return float(np.mean([len(np.intersect1d(*pair)) / 10 for pair in zip(index.many(asked, 10, allowed)[0], best, strict=True)]))
+
+    assert recall(None) >= 0.95
+    assert recall(np.sort(draw.choice(rows, 8_000, replace=False))) >= 0.95
+    assert recall(np.flatnonzero(group >= 25)) >= 0.9  # far from every query
+    assert recall(np.flatnonzero(group == 39)) == 1.0  # few: scanned
 
 
 def test_cut_vectors_are_cosines_of_what_is_left() -> None:

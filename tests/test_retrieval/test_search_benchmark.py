@@ -14,7 +14,7 @@ def test_every_side_is_measured(tmp_path_factory: pytest.TempPathFactory) -> Non
     done: list[int] = []
     figures = search.run(Workspace.open(built_shop(tmp_path_factory) / "shop"), lambda now, total: done.append(now), n=3000)
     assert figures["search.n"] == 3000 and done[-1] == len(done) >= 7
-    for side in ("ours", "bare", "ivf", "lance"):
+    for side in ("ours", "bare", "hnsw", "lance"):
         least = search.WANTED if side != "lance" else 0.5  # vectors of eight bits do not reach it on every catalogue; what they reach is printed
         assert figures[f"search.{side}.recall@10"] >= least and figures[f"search.{side}.qps"] > 0, side
         assert figures[f"search.{side}.p50_ms"] <= figures[f"search.{side}.p99_ms"]

@@ -3,8 +3,9 @@
 The workspace's own learned vectors, mixed two by two with noise under a fixed seed, so that the items lie as real ones do and not in easy clusters;
 queries are the query log's vectors with noise. All sides search the same vectors for the same queries in rounds that take turns, at
 the least effort that reaches the wanted recall@10, or at the largest, with what that reaches printed. ``bare`` is the faiss index that
-ours stands on, called directly; ``ivf`` faiss's other one; usearch is asked where it is installed, LanceDB's own index always. With a
-filter the floor is a scan of exactly the rows it leaves. Encoding a text and full text are reported apart. Tables and artefacts are only read.
+ours stands on (inverted lists), called directly; ``hnsw`` faiss's other one; usearch is asked where it is installed, LanceDB's own index
+always. With a filter the floor is a scan of exactly the rows it leaves. Encoding a text and full text are reported apart. Tables and
+artefacts are only read.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ COUNTS = True  # `--n` says how many items
 N, K, BATCH, BATCHES, ALONE = 1_000_000, 10, 64, 20, 500
 WANTED = 0.95
 FILTER = 0.1
-EFFORTS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024)
+LINKS = 16  # of a node, for those that search along links
+EFFORTS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024)
 Progress = Callable[[int, int], None]
 Ask = Callable[[np.ndarray, int], np.ndarray]
 """(q, width) queries and an effort to (q, k) rows."""
@@ -54,7 +56,7 @@ class Side:
 
 def run(workspace: Workspace, progress: Progress | None = None, n: int = N) -> dict[str, float]:
     """``search.SIDE.qps`` (batches of 64), ``.p50_ms`` and ``.p99_ms`` (one query), ``.recall@10``, ``.effort``, ``.build_s``, ``.memory_gb`` for
-    the sides ours, bare, ivf, usearch and lance; ``search.qps_over_faiss`` bare ÷ ours, above 1 where ours is slower; ``search.filtered.…``
+    the sides ours, bare, hnsw, usearch and lance; ``search.qps_over_faiss`` bare ÷ ours, above 1 where ours is slower; ``search.filtered.…``
     with a filter that leaves a tenth.
     """
     from pinhole.vision.align import Asked, Space, learned_vectors
@@ -80,6 +82,7 @@ def run(workspace: Workspace, progress: Progress | None = None, n: int = N) -> d
     for name, side in sides.items():
         figures |= _figures(f"search.{name}", side)
     figures["search.qps_over_faiss"] = figures["search.bare.qps"] / figures["search.ours.qps"]
+    nearest.index.nprobe = sides["ours"].effort
     figures |= _filtered(nearest, vectors, queries, draw) | _brute(features, vectors, sides["ours"], queries)
     return figures | _texts(workspace, asked.texts)
 
@@ -103,22 +106,21 @@ def resampled(vectors: np.ndarray, n: int, draw: np.random.Generator) -> np.ndar
 def _sides(vectors: np.ndarray, config: IndexConfig, steps: _Steps) -> tuple[Nearest, dict[str, Side]]:
     from pinhole.retrieval.nearest import Nearest
 
-    rows = np.arange(len(vectors))
     config = config.model_copy(update={"flat_below": 0, "storage": "float32", "width": 0})
-    nearest, cost = _built(lambda: Nearest.build(vectors, rows, config))
+    nearest, cost = _built(lambda: Nearest.build(vectors, np.arange(len(vectors)), config))
     steps.one()
 
     def ours(asked: np.ndarray, effort: int) -> np.ndarray:
-        nearest.index.hnsw.efSearch = effort
+        nearest.index.nprobe = effort
         return nearest.many(asked, K)[0]
 
     def bare(asked: np.ndarray, effort: int) -> np.ndarray:
-        nearest.index.hnsw.efSearch = effort
+        nearest.index.nprobe = effort
         return np.asarray(nearest.index.search(asked, K)[1])
 
-    sides = {"ours": Side(ours, cost), "bare": Side(bare, cost), "ivf": _ivf(vectors)}
+    sides = {"ours": Side(ours, cost), "bare": Side(bare, cost), "hnsw": _hnsw(vectors)}
     if _has_usearch():
-        sides["usearch"] = _usearch(vectors, config)
+        sides["usearch"] = _usearch(vectors)
     sides["lance"] = _lance(vectors)
     steps.one()
     return nearest, sides
@@ -128,27 +130,23 @@ def _has_usearch() -> bool:
     return importlib.util.find_spec("usearch") is not None
 
 
-def _ivf(vectors: np.ndarray) -> Side:
+def _hnsw(vectors: np.ndarray) -> Side:
     import faiss
 
-    width, lists = vectors.shape[1], max(1, min(int(4 * np.sqrt(len(vectors))), len(vectors) // 40))
-    index: Any = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, lists, faiss.METRIC_INNER_PRODUCT)
-
-    def build() -> None:
-        index.train(vectors[: 40 * lists])
-        index.add(vectors)
+    index: Any = faiss.IndexHNSWFlat(vectors.shape[1], LINKS, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efConstruction = 4 * LINKS
 
     def ask(asked: np.ndarray, effort: int) -> np.ndarray:
-        index.nprobe = effort
+        index.hnsw.efSearch = effort
         return np.asarray(index.search(asked, K)[1])
 
-    return Side(ask, _built(build)[1])
+    return Side(ask, _built(lambda: index.add(vectors))[1])
 
 
-def _usearch(vectors: np.ndarray, config: IndexConfig) -> Side:
+def _usearch(vectors: np.ndarray) -> Side:
     from usearch.index import Index
 
-    index = Index(ndim=vectors.shape[1], metric="ip", dtype="f32", connectivity=config.hnsw_links, expansion_add=max(64, 4 * config.hnsw_links))
+    index = Index(ndim=vectors.shape[1], metric="ip", dtype="f32", connectivity=LINKS, expansion_add=4 * LINKS)
 
     def ask(asked: np.ndarray, effort: int) -> np.ndarray:
         index.expansion_search = effort
@@ -178,7 +176,7 @@ def _lance(vectors: np.ndarray) -> Side:
     table, cost = _built(build)
 
     def one(vector: np.ndarray, effort: int) -> np.ndarray:
-        query = table.search(vector).distance_type("dot").ef(effort).nprobes(20).limit(K).select(["row", "_distance"])
+        query = table.search(vector).distance_type("dot").ef(max(effort, 2 * K)).nprobes(20).limit(K).select(["row", "_distance"])
         found = query.to_arrow()["row"].to_numpy()
         return np.pad(found, (0, K - len(found)), constant_values=-1)
 
@@ -291,12 +289,13 @@ def _brute(features: Any, vectors: np.ndarray, ours: Side, queries: np.ndarray) 
     began = time.process_time()
     faiss.knn(asked, untuned, K, metric=faiss.METRIC_INNER_PRODUCT)
     brute_ms = 1000 * (time.process_time() - began) / BATCH * len(vectors) / part
-    faiss.cvar.hnsw_stats.reset()
+    faiss.cvar.indexIVF_stats.reset()
     began = time.process_time()
     for number in range(BATCHES):
         ours.ask(queries[number * BATCH : (number + 1) * BATCH], ours.effort)
     ours_ms = 1000 * (time.process_time() - began) / len(queries)
-    distances = faiss.cvar.hnsw_stats.ndis / len(queries)
+    stats = faiss.cvar.indexIVF_stats
+    distances = (stats.ndis + stats.nlist) / len(queries)  # of vectors and of centres
     flops = {"brute": 2.0 * wide * len(vectors), "ours": 2.0 * vectors.shape[1] * distances}
     found = {"cpu_ms": ours_ms, "brute.cpu_ms": brute_ms, "saved": 1 - ours_ms / brute_ms}
     return {f"search.compute.{name}": value for name, value in (found | {f"{name}.mflops": value / 1e6 for name, value in flops.items()}).items()}
