@@ -14,7 +14,7 @@ from pinhole.catalogue.split import Split
 from pinhole.config import GraphConfig
 from pinhole.errors import UnknownItem, UsageError
 from pinhole.retrieval.index import Searcher, build_index
-from pinhole.retrieval.mates import draw_mates, known_gallery, mate_columns, part_graph
+from pinhole.retrieval.mates import draw_mates, known_gallery, mate_columns
 from pinhole.retrieval.related import Related
 from pinhole.retrieval.walks import NEAR, WALKS, Walks
 from pinhole.retrieval.weights import KINDS, scorers
@@ -111,11 +111,11 @@ def test_what_is_refused(shop: Shop) -> None:
 
 def test_questions_ask_what_the_walks_were_not_shown(shop: Shop) -> None:
     toy, config = shop.toy, shop.toy.config.catalogue
-    signals = read_signals(toy.catalogue, toy.features)
+    signals = read_signals(toy.catalogue, toy.features, CONFIG)
     inside, outside = signals.part(config)
     pictures = shop.space.picture(np.asarray(toy.features.image))
     drawn, gallery = draw_mates(toy.features, signals, config, pictures, 500), known_gallery(toy.features, inside)
-    graph, split = part_graph(inside, len(toy.features), CONFIG), Split(config)
+    graph, split = inside.graph(), Split(config)
     members = {board.key: set(board.rows.tolist()) for board in signals.boards}
     assert drawn["placed"] and drawn["new"]
     for one in drawn["placed"]:

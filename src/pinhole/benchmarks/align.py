@@ -68,7 +68,7 @@ def _task(workspace: Workspace, steps: int) -> _Task:
     from pinhole.vision.align import Asked
 
     config, features = workspace.config, Features.load(workspace.need("embed").path)
-    signals, _ = read_signals(Catalogue(workspace.tables), features).part(config.catalogue)
+    signals, _ = read_signals(Catalogue(workspace.tables), features, config.graph).part(config.catalogue)
     asked = Asked.load(workspace.need("align").path).of([query.key for query in signals.queries])
     return _Task(features, signals, asked, config.align.model_copy(update={"steps": steps + 1}))
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 WALKERS = 1000  # that leave one item at once, at most
 FULL = 255  # an edge of a node's largest weight, in eight bits
+ROUNDS_LEAST = 8  # steps of a walker: with one it would never leave the start's own boards
 ROUNDS_BETWEEN = 8  # steps of all walkers between two looks at what was visited
 AT_ONCE = 250_000  # walkers of many items that step together
 
@@ -39,6 +40,8 @@ class Edges:
     contexts: np.ndarray
     items: np.ndarray
     weights: np.ndarray | None = None
+    names: Sequence[str] = ()
+    """The contexts' ids, texts or users."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,8 @@ class Graph:
         that nothing holds are not walked from.
         """
         starts = np.asarray(starts, dtype=np.int64)
-        walkers = np.where(self.by_item.degree[starts] > 0, np.minimum(np.asarray(steps, dtype=np.int64), WALKERS), 0)
+        together = np.clip(np.asarray(steps, dtype=np.int64) // ROUNDS_LEAST, 1, WALKERS)
+        walkers = np.where((self.by_item.degree[starts] > 0) & (np.asarray(steps) > 0), together, 0)
         rounds = -(-np.asarray(steps, dtype=np.int64) // np.maximum(walkers, 1))
         origin = np.repeat(np.arange(len(starts)), walkers)
         at, taken, done = starts[origin], 0, 0
@@ -205,7 +209,7 @@ class Graph:
         """((r, keep) int64, (r, keep) float32): of each of ``rows`` the items most visited from it, −1 where there are fewer, and their shares of all
         visits: walk-mined neighbours and their importance (PinSage, Ying et al. 2018)."""
         found, share = np.full((len(rows), keep), -1, np.int64), np.zeros((len(rows), keep), np.float32)
-        size = max(1, AT_ONCE // min(steps, WALKERS))
+        size = max(1, AT_ONCE // steps)
         for number, begin in enumerate(range(0, len(rows), size)):
             piece = rows[begin : begin + size]
             visits = self.walk(piece, np.full(len(piece), steps), np.random.default_rng([seed, number]), restart)
@@ -262,16 +266,17 @@ def read_edges(catalogue: Catalogue, ids: Sequence[str], config: GraphConfig) ->
 def _boards(table: pa.Table, ids: pa.Array) -> Edges:
     import pyarrow.compute as pc
 
-    lists = table.filter(pc.invert(pc.fill_null(table["private"], False)))["items"].combine_chunks()
-    return _linked("board", pc.list_parent_indices(lists).to_numpy(), pc.list_flatten(lists), ids)
+    table = table.filter(pc.invert(pc.fill_null(table["private"], False)))
+    lists = table["items"].combine_chunks()
+    return _linked("board", pc.list_parent_indices(lists).to_numpy(), pc.list_flatten(lists), ids, table["id"].to_pylist())
 
 
 def _queries(table: pa.Table, ids: pa.Array) -> Edges:
     import pyarrow.compute as pc
 
-    numbers = pc.dictionary_encode(table["text"].combine_chunks()).indices.to_numpy()
-    counts = pc.fill_null(table["count"], 1).to_numpy()
-    return _linked("query", numbers, table["item"].combine_chunks(), ids, 1 + np.log2(np.maximum(counts, 1)))
+    texts = pc.dictionary_encode(table["text"].combine_chunks())
+    weights = 1 + np.log2(np.maximum(pc.fill_null(table["count"], 1).to_numpy(), 1))
+    return _linked("query", texts.indices.to_numpy(), table["item"].combine_chunks(), ids, texts.dictionary.to_pylist(), weights)
 
 
 def _users(table: pa.Table, ids: pa.Array, config: GraphConfig) -> Edges:
@@ -280,22 +285,24 @@ def _users(table: pa.Table, ids: pa.Array, config: GraphConfig) -> Edges:
     import pyarrow.compute as pc
 
     table = table.filter(pc.invert(pc.is_in(table["action"], value_set=pa.array(config.ignored_actions, pa.string()))))
-    users = pc.dictionary_encode(table["user"].combine_chunks()).indices.to_numpy()
-    linked = _linked("user", users, table["item"].combine_chunks(), ids)
+    users = pc.dictionary_encode(table["user"].combine_chunks())
+    names = users.dictionary.to_pylist()
+    linked = _linked("user", users.indices.to_numpy(), table["item"].combine_chunks(), ids, names)
     pairs, counts = np.unique(linked.contexts.astype(np.int64) * len(ids) + linked.items, return_counts=True)
     contexts, items = pairs // max(len(ids), 1), pairs % max(len(ids), 1)
     known = (np.bincount(items, minlength=len(ids)) >= config.least_users)[items]
-    return Edges("user", contexts[known].astype(np.int32), items[known].astype(np.int32), (1 + np.log2(counts[known])).astype(np.float32))
+    weights = (1 + np.log2(counts[known])).astype(np.float32)
+    return Edges("user", contexts[known].astype(np.int32), items[known].astype(np.int32), weights, names)
 
 
-def _linked(kind: str, contexts: np.ndarray, items: pa.Array, ids: pa.Array, weights: np.ndarray | None = None) -> Edges:
+def _linked(kind: str, contexts: np.ndarray, items: pa.Array, ids: pa.Array, names: Sequence[str], weights: np.ndarray | None = None) -> Edges:
     """Only links to items that are there."""
     import pyarrow.compute as pc
 
     rows = pc.fill_null(pc.index_in(items, value_set=ids), -1).to_numpy()
     there = rows >= 0
     kept = None if weights is None else weights[there].astype(np.float32)
-    return Edges(kind, contexts[there].astype(np.int32), rows[there].astype(np.int32), kept)
+    return Edges(kind, contexts[there].astype(np.int32), rows[there].astype(np.int32), kept, names)
 
 
 def _pruned(edges: Edges, most: float) -> Edges:

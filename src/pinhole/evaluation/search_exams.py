@@ -26,7 +26,7 @@ import numpy as np
 from pinhole.config import Config, IndexConfig
 from pinhole.evaluation.intervals import resampled
 from pinhole.retrieval.fusion import recall_at
-from pinhole.retrieval.mates import askings, draw_mates, known_gallery, mate_columns, part_graph
+from pinhole.retrieval.mates import askings, draw_mates, known_gallery, mate_columns
 from pinhole.retrieval.nearest import BITS, Nearest, Storage
 from pinhole.retrieval.scores import Block, Scorer, Side
 from pinhole.retrieval.trials import Asking, held_trials, inner_trials, like_columns, text_columns, word_columns
@@ -97,7 +97,7 @@ def search_exams(
     The first split is the workspace's own, with its ``space`` and fusion ``weights``; for the others both are made
     again from their own training parts, and thrown away.
     """
-    signals = read_signals(catalogue, features)
+    signals = read_signals(catalogue, features, config.graph)
     titles = read_titles(catalogue, features.ids)
     seen, like, titled = Results(), Results(), Results()
     mates, kept = {"placed": Results(), "new": Results()}, dict[str, float]()
@@ -129,7 +129,7 @@ def titled_scores(
     pictures (gallery, width) of length 1, and the number of each item's category (−1 without one)."""
     from pinhole.catalogue.records import attributes
 
-    part, held = read_signals(catalogue, features).part(config.catalogue)
+    part, held = read_signals(catalogue, features, config.graph).part(config.catalogue)
     room = _Room(features, space, weights, part, held, asked, read_titles(catalogue, features.ids))
     trials, gallery = room.trials.text[:most], room.trials.gallery
     columns = room.titled_columns([one.text for one in trials])
@@ -220,7 +220,7 @@ class _Room:
             results.add(asked, len(gallery), _share(weights), tuned=_fused(columns, weights), base=base, learned=columns[0])
 
     def mates(self, results: dict[str, Results], signals: Signals, config: Config) -> None:
-        graph, gallery = part_graph(self.part, len(self.features), config.graph), known_gallery(self.features, self.part)
+        graph, gallery = self.part.graph(), known_gallery(self.features, self.part)
         block = self.open.block(gallery)
         for kind, drawn in draw_mates(self.features, signals, config.catalogue, self.pictures, MATES, config.evaluate.seed).items():
             if drawn:

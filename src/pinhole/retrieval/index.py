@@ -84,7 +84,7 @@ def build_index(
     from pinhole.vision.signals import read_signals, read_titles
 
     space.check_features(features)
-    part, _ = read_signals(catalogue, features).part(config.catalogue)
+    part, _ = read_signals(catalogue, features, config.graph).part(config.catalogue)
     titles = read_titles(catalogue, features.ids)
     catalogue.refresh_text_index()
     kept = out / "weights.json"

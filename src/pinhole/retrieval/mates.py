@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 
-from pinhole.catalogue.graph import Edges, Graph
+from pinhole.catalogue.graph import Graph
 from pinhole.catalogue.split import Split
 from pinhole.config import CatalogueConfig, GraphConfig
 from pinhole.retrieval.scores import Scorer
@@ -72,11 +72,6 @@ def askings(asked: Sequence[Mates], gallery: np.ndarray) -> list[Asking]:
     return [Asking(one.right, liked=place.get(one.row, -1), board=one.board) for one in asked]
 
 
-def part_graph(part: Signals, n: int, config: GraphConfig) -> Graph:
-    """The graph of a training part alone: its boards and queries, over all ``n`` rows."""
-    return Graph.of(n, [_edges("board", part.boards), _edges("query", part.queries)], config)
-
-
 def mate_columns(scorer: Scorer, graph: Graph, config: GraphConfig, like: np.ndarray, asked: Sequence[Mates], gallery: np.ndarray) -> np.ndarray:
     """(like columns and walks, q, gallery). ``like`` are the like columns' weights, by which a placed item is near to a new one.
 
@@ -94,12 +89,6 @@ def mate_columns(scorer: Scorer, graph: Graph, config: GraphConfig, like: np.nda
     walks = Walks(graph, config)
     walked = np.stack([walks(row, partial(near, row))[gallery] for row in rows.tolist()]) if len(rows) else np.zeros((0, len(gallery)), np.float32)
     return np.concatenate([columns, walked[None]])
-
-
-def _edges(kind: str, groups: Sequence[Group]) -> Edges:
-    sizes = [len(group.rows) for group in groups]
-    rows = np.concatenate([group.rows for group in groups]) if groups else np.zeros(0, np.int64)
-    return Edges(kind, np.repeat(np.arange(len(groups)), sizes).astype(np.int32), rows.astype(np.int32))
 
 
 def _some(asked: list[Mates], most: int, draw: np.random.Generator) -> list[Mates]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from pinhole.config import Config
 from pinhole.retrieval.fusion import Answered, learn_weights, recall_at
-from pinhole.retrieval.mates import Mates, askings, draw_mates, known_gallery, mate_columns, part_graph
+from pinhole.retrieval.mates import Mates, askings, draw_mates, known_gallery, mate_columns
 from pinhole.retrieval.scores import COLUMNS, Bridge, BridgeShape, Scorer, memory, picture_bridge
 from pinhole.retrieval.trials import Asking, inner_trials, like_columns, text_columns, word_columns
 from pinhole.retrieval.walks import WALKS
@@ -153,7 +153,7 @@ class Fold:
     def mates(self, signals: Signals, like: dict[str, float], config: Config) -> dict[str, list[Answered]]:
         """Questions about board-mates; ``like`` are the weights by which a placed item is near."""
         asked = draw_mates(self.features, signals, inner(config.catalogue, self.number), self.pictures, MATES, config.align.seed)
-        graph, gallery = part_graph(self.inside, len(self.features), config.graph), known_gallery(self.features, self.inside)
+        graph, gallery = self.inside.graph(), known_gallery(self.features, self.inside)
         weights = np.array(list(like.values()), dtype=np.float32)
 
         def answered(found: list[Mates]) -> list[Answered]:

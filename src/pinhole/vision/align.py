@@ -176,7 +176,7 @@ def build_align(
     from pinhole.vision.heads import fit
     from pinhole.vision.signals import read_signals
 
-    signals, _ = read_signals(catalogue, features).part(config.catalogue)
+    signals, _ = read_signals(catalogue, features, config.graph).part(config.catalogue)
     texts = catalogue.queries()["text"].to_pylist()
     asked = Asked.make(texts, features.text_encoder.spec, features.text_encoder.dim, out)
     vectors = asked.of([query.key for query in signals.queries])

@@ -23,18 +23,22 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pinhole.config import AlignConfig
 from pinhole.vision.align import Space
 from pinhole.vision.features import Features
-from pinhole.vision.losses import drift, nested_contrast
-from pinhole.vision.signals import Pairs, Sampler, Signals
+from pinhole.vision.losses import LOSSES, Batch, drift, nested
+from pinhole.vision.sampler import Pairs, Sampler
+from pinhole.vision.signals import Group, Signals
 from pinhole.vision.start import Start, find_start
 from pinhole.workspace import digest, write_atomic
 
 WARM_UP = 20
-CHECKPOINT_STEPS = 50
+CHECKPOINT_STEPS = 50  # a resumed run mines where an undisturbed one does
 SCALE = 12.0  # one over the first temperature
+MINED_AMONG = 20_000  # items that hard negatives are mined among, at most, drawn anew each time
+HARDEST = 64  # nearest of them to a left side, of which one is taken
 Progress = Callable[[int, int], None]
 Point = dict[str, float]
 
@@ -47,12 +51,12 @@ class Fitted:
 
 
 class Heads(nn.Module):
-    """Three linear maps into the learned space and the logarithm of one over the temperature."""
+    """Three linear maps into the learned space, the logarithm of one over the temperature, and the bias of the sigmoid loss."""
 
     def __init__(self, image: int, text: int, dim: int) -> None:
         super().__init__()
         self.image, self.text, self.query = nn.Linear(image, dim), nn.Linear(text, dim), nn.Linear(text, dim)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(SCALE)))
+        self.log_scale, self.bias = nn.Parameter(torch.tensor(math.log(SCALE))), nn.Parameter(torch.tensor(-SCALE))
 
     def item(self, picture: Tensor, has_picture: Tensor, text: Tensor, has_text: Tensor) -> Tensor:
         return self.image(picture) * has_picture[:, None] + self.text(text) * has_text[:, None]  # (batch, dim)
@@ -107,7 +111,9 @@ class _Run:
         self.start, self.features, self.config = start, features, config
         self.pictures = start.reduced(features)
         self.asked = np.asarray(asked, dtype=np.float32)
-        self.sampler = Sampler(signals, features.has_text, features.has_image)
+        self.items = signals.items
+        self.sampler = Sampler(signals, features.has_text, features.has_image, signals.graph() if config.weight_walk else None)
+        self.mined: tuple[np.ndarray, Tensor] | None = None
         self.heads = Heads(self.pictures.shape[1], features.text_encoder.dim, config.dim)
         self.heads.load_state_dict({name: torch.from_numpy(weight.copy()) for name, weight in start.heads.items()}, strict=False)
         self.begin = [weight.detach().clone() for weight in self._matrices()]
@@ -120,11 +126,13 @@ class _Run:
         return [self.heads.image.weight, self.heads.text.weight, self.heads.query.weight]
 
     def advance(self) -> None:
-        """One step of AdamW on the three signals, with the learning rate warmed up and then cooled by a cosine."""
+        """One step of AdamW on all signals, with the learning rate warmed up and then cooled by a cosine."""
         config, draw = self.config, np.random.default_rng([self.config.seed, 1, self.step])
         cooled = 0.5 + 0.5 * math.cos(math.pi * self.step / config.steps)
         for group in self.optimiser.param_groups:
             group["lr"] = config.learning_rate * min(1.0, (self.step + 1) / WARM_UP) * cooled
+        if config.hard and (self.mined is None or self.step % CHECKPOINT_STEPS == 0):
+            self.mined = self._mine()
         losses = self._losses(draw)
         total = sum((weight * loss for weight, loss in losses.values()), start=torch.zeros(()))
         if config.drift:
@@ -141,24 +149,52 @@ class _Run:
 
     def _losses(self, draw: np.random.Generator) -> dict[str, tuple[float, Tensor]]:
         config, sampler, found = self.config, self.sampler, dict[str, tuple[float, Tensor]]()
+        text = config.title_share
         if config.weight_title and (pairs := sampler.titles(draw, config.batch)):
-            found["title"] = (
-                config.weight_title,
-                self._contrast(self._query(self.features.text[pairs.left], draw), self._item(pairs.right, draw, 0.0), pairs),
-            )
-        if config.weight_board and (pairs := sampler.mates(draw, config.batch)):
-            text = config.title_share
-            found["board"] = config.weight_board, self._contrast(self._item(pairs.left, draw, text), self._item(pairs.right, draw, text), pairs)
+            left = self._query(self.features.text[pairs.left], draw)
+            found["title"] = config.weight_title, self._loss(left, self._item(pairs.right, draw, 0.0), pairs, draw, 0.0)
+        for name, weight, sample in (("board", config.weight_board, sampler.mates), ("walk", config.weight_walk, sampler.walks)):
+            if weight and (pairs := sample(draw, config.batch)):
+                left = self._item(pairs.left, draw, text)
+                found[name] = weight, self._loss(left, self._item(pairs.right, draw, text), pairs, draw, text)
         if config.weight_query and (pairs := sampler.asked(draw, config.batch)):
-            found["query"] = (
-                config.weight_query,
-                self._contrast(self._query(self.asked[pairs.left], draw), self._item(pairs.right, draw, config.title_share), pairs),
-            )
+            left = self._query(self.asked[pairs.left], draw)
+            found["query"] = config.weight_query, self._loss(left, self._item(pairs.right, draw, text), pairs, draw, text)
         return found
 
-    def _contrast(self, left: Tensor, right: Tensor, pairs: Pairs) -> Tensor:
-        scale = self.heads.log_scale.exp().clamp(max=100.0)
-        return nested_contrast(left, right, scale, torch.from_numpy(pairs.alike), self.start.nested)
+    def _loss(self, left: Tensor, right: Tensor, pairs: Pairs, draw: np.random.Generator, title_share: float) -> Tensor:
+        config, scale = self.config, self.heads.log_scale.exp().clamp(max=100.0)
+        rows = self._hard(left, draw) if config.hard else np.zeros(0, np.int64)
+        often = None
+        if config.popularity:
+            lefts, rights = (config.popularity * (log - log.mean()) for log in pairs.often)
+            often = torch.from_numpy(lefts).float(), torch.from_numpy(np.concatenate([rights, np.zeros(len(rows))])).float()
+        hard = (self._item(rows, draw, title_share), torch.from_numpy(pairs.others(rows))) if len(rows) else (None, None)
+        batch = Batch(torch.from_numpy(pairs.alike), often, *hard)
+        return nested(LOSSES[config.loss], left, right, scale, self.heads.bias, batch, self.start.nested)
+
+    def _mine(self) -> tuple[np.ndarray, Tensor]:
+        """Items that hard negatives are taken from, and their vectors as they are now, with titles."""
+        draw = np.random.default_rng([self.config.seed, 2, self.step])
+        rows = self.items if len(self.items) <= MINED_AMONG else np.sort(draw.choice(self.items, MINED_AMONG, replace=False))
+        features = self.features
+        with torch.no_grad():
+            vectors = self.heads.item(
+                torch.from_numpy(self.pictures[rows]),
+                torch.from_numpy(features.has_image[rows]),
+                torch.from_numpy(np.asarray(features.text[rows], dtype=np.float32)),
+                torch.from_numpy(features.has_text[rows]),
+            )
+            return rows, F.normalize(vectors, dim=1)
+
+    def _hard(self, left: Tensor, draw: np.random.Generator) -> np.ndarray:
+        """Rows near to some of ``left`` (b, dim): one of the nearest of each of ``[align] hard`` of them."""
+        assert self.mined is not None
+        rows, vectors = self.mined
+        chosen = draw.permutation(len(left))[: self.config.hard]
+        with torch.no_grad():
+            near = torch.topk(left.detach()[chosen] @ vectors.T, min(HARDEST, len(rows)), dim=1).indices.numpy()
+        return rows[near[np.arange(len(chosen)), draw.integers(0, near.shape[1], len(chosen))]]
 
     def _item(self, rows: np.ndarray, draw: np.random.Generator, title_share: float) -> Tensor:
         """Items with their pictures; their titles beside them for ``title_share`` of the items, instead of them for a tenth of those."""
@@ -181,7 +217,7 @@ class _Run:
     def space(self) -> Space:
         """The running mean of the weights (Polyak averaging) as a space."""
         names = [name for name, _ in self.heads.named_parameters()]
-        return self.start.space({name: mean.numpy() for name, mean in zip(names, self.mean, strict=True) if name != "log_scale"})
+        return self.start.space({name: mean.numpy() for name, mean in zip(names, self.mean, strict=True) if name not in ("log_scale", "bias")})
 
     def keep(self, path: Path) -> None:
         """Weights, their mean, the optimiser's moments, the step and the curve: one file, one rename."""
@@ -216,5 +252,9 @@ class _Run:
 
 def hash_of(signals: Signals) -> str:
     """What tells one training part from another."""
-    groups = [[group.key, group.rows.tolist()] for group in (*signals.boards, *signals.queries)]
-    return digest(signals.items.tolist(), groups)
+    groups = [[group.key, group.rows.tolist(), _strengths(group)] for group in (*signals.boards, *signals.queries, *signals.users)]
+    return digest(signals.items.tolist(), groups, signals.walks.model_dump(mode="json"))
+
+
+def _strengths(group: Group) -> list[float]:
+    return [] if group.strength is None else group.strength.tolist()
