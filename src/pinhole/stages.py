@@ -106,9 +106,12 @@ def _embed(job: Build) -> dict[str, Any]:
 
 
 def _align(job: Build) -> dict[str, Any]:
+    from pinhole.retrieval.trials import watch
     from pinhole.vision.align import build_align
 
-    return build_align(_catalogue(job), _features(job), job.workspace.config, job.out, job.progress)
+    features = _features(job)
+    watched = lambda inside, outside, asked: watch(features, inside, outside, asked.of)  # noqa: E731
+    return build_align(_catalogue(job), features, job.workspace.config, job.out, job.progress, watched)
 
 
 def _graft(job: Build) -> dict[str, Any]:
@@ -195,7 +198,7 @@ def _named(*stages: Stage) -> dict[str, Stage]:
 
 STAGES: dict[str, Stage] = _named(
     Stage("embed", (), ("vision",), ("items",), 1, _embed, _encoders),
-    Stage("align", ("embed",), ("align", "catalogue"), ("items", "boards", "queries"), 3, _align),
+    Stage("align", ("embed",), ("align", "graph", "catalogue"), ("items", "boards", "queries", "events"), 4, _align),
     Stage("index", ("embed", "align"), ("index", "graph", "align", "catalogue"), ("items", "boards", "queries", "events"), 5, _index),
     Stage("graft", ("embed", "align"), ("graft", "catalogue"), ("items", "boards"), 13, _graft, _base_and_tools),
     Stage("evaluate", ("embed", "align", "index", "graft"), ("evaluate", "catalogue"), ("items", "boards", "queries"), 10, _evaluate),

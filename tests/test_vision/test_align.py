@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pinhole.errors import Corrupt, MissingArtefact, SpaceMismatch
+from pinhole.retrieval.trials import watch
 from pinhole.vision import heads
 from pinhole.vision.align import Asked, Space, build_align, learned_vectors
 from pinhole.vision.signals import read_signals
+from pinhole.workspace import read_json
 from toy_search import D_IMAGE, D_TEXT, Toy, encode, make_toy
 
 
@@ -53,10 +56,20 @@ def test_the_loss_falls(toy: Toy) -> None:
     assert np.mean([point["loss"] for point in curve[-15:]]) < np.mean([point["loss"] for point in curve[:15]]) - 0.1
 
 
-def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(toy: Toy, trained: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("settings", [{}, {"weight_walk": 1.0, "popularity": 0.5, "hard": 16}, {"loss": "sigmoid", "hard": 16}])
+def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, object]
+) -> None:
     part, _ = read_signals(toy.catalogue, toy.features).part(toy.config.catalogue)
     asked = toy.asked.of([query.key for query in part.queries])
     monkeypatch.setattr(heads, "CHECKPOINT_STEPS", 15)
+    config = toy.config.align.model_copy(update=settings)
+
+    def watch(space: Space) -> dict[str, float]:
+        return {"query": float(space.weights["query.weight"][0, 0])}
+
+    whole = heads.fit(toy.features, part, asked, config, watch=watch)
+    assert {"title", "board", "query"} <= set(whole.curve[0]) and ("walk" in whole.curve[0]) == ("weight_walk" in settings)
 
     class Killed(Exception):
         pass
@@ -66,12 +79,13 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(toy: Toy, trai
             raise Killed
 
     with pytest.raises(Killed):
-        heads.fit(toy.features, part, asked, toy.config.align, folder=tmp_path, progress=stop)
+        heads.fit(toy.features, part, asked, config, folder=tmp_path, progress=stop, watch=watch)
     seen: list[int] = []
-    resumed = heads.fit(toy.features, part, asked, toy.config.align, folder=tmp_path, progress=lambda done, total: seen.append(done))
+    resumed = heads.fit(toy.features, part, asked, config, folder=tmp_path, progress=lambda done, total: seen.append(done), watch=watch)
     assert seen[0] == 31  # from the checkpoint of step 30
-    assert resumed.space.identity == trained.identity
+    assert resumed.space.identity == whole.space.identity
     assert [point["step"] for point in resumed.curve] == list(range(1, 41))
+    assert resumed.recalls == whole.recalls and [point["step"] for point in whole.recalls] == [0, 15, 30, 40]
 
 
 def test_training_computes_on_one_thread_and_leaves_the_others_to_who_had_them(toy: Toy) -> None:
@@ -99,16 +113,26 @@ def test_a_checkpoint_of_another_training_is_passed_over(toy: Toy, tmp_path: Pat
 
 def test_the_stage_writes_what_readers_need(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pinhole.vision.encoders.text_encoder", lambda spec: toy.text_encoder)
-    figures = build_align(toy.catalogue, toy.features, toy.config, tmp_path)
+    watched = lambda inside, outside, asked: watch(toy.features, inside, outside, asked.of)  # noqa: E731
+    figures = build_align(toy.catalogue, toy.features, toy.config, tmp_path, watch=watched)
     assert figures["steps"] == 40 and {"loss.first", "loss.last"} <= set(figures)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "README.md",
+        "align.png",
         "curve.json",
         "queries.json",
         "queries.npy",
+        "recall.json",
         "space.json",
         "space.safetensors",
     ]
     assert Space.load(tmp_path).dim == 16 and np.array_equal(Asked.load(tmp_path).of(["boat"]), encode(["boat"]))
+    with Image.open(tmp_path / "align.png") as drawn:
+        assert drawn.width > 800
+    recalls = read_json(tmp_path / "recall.json")
+    assert [point["step"] for point in recalls] == [0, 40] and all(0 < point[name] <= 1 for point in recalls for name in ("query", "board"))
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert Space.load(tmp_path).identity in card and f"| {recalls[0]['board']:.3f} | {recalls[1]['board']:.3f} |" in card
 
 
 def test_no_title_reaches_the_content_embedding(toy: Toy, trained: Space) -> None:

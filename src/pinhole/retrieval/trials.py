@@ -11,13 +11,15 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from pinhole.config import CatalogueConfig
+from pinhole.retrieval.fusion import recall_at
 from pinhole.retrieval.scores import Scorer
+from pinhole.vision.align import Space, Watch, learned_vectors
 from pinhole.vision.features import Features
 from pinhole.vision.signals import Signals
 
@@ -95,6 +97,33 @@ def without_twins(rows: np.ndarray, others: np.ndarray, pictures: np.ndarray, bl
             nearest = np.maximum(nearest, (pictures[piece] @ pictures[others[begin : begin + 8 * block]].T).max(1))
         kept.append(piece[nearest < TWIN])
     return np.concatenate(kept) if kept else rows
+
+
+def watch(features: Features, inside: Signals, outside: Signals, asked: Callable[[Sequence[str]], np.ndarray]) -> Watch:
+    """What a training of the space is watched by: recall@10 of the learned vectors alone on the held-out part, which decides nothing.
+
+    ``query``: a text nobody trained on, items known by their pictures. ``board``: an item of a new board, its mates are right.
+    """
+    drawn: list[Trials] = []
+
+    def measure(space: Space) -> dict[str, float]:
+        if not drawn:  # the frozen block is the same all along
+            drawn.append(held_trials(features, inside, outside, space.picture(np.asarray(features.image))))
+        trials = drawn[0]
+        found: dict[str, float] = {}
+        if trials.text:
+            vectors = space.query_vectors(asked([one.text for one in trials.text]))
+            seen = learned_vectors(space, features, titles=False)[trials.gallery]
+            found["query"] = float(recall_at(vectors @ seen.T, [one.right for one in trials.text], 10).mean())
+        if trials.like:
+            learned = learned_vectors(space, features)[trials.gallery]
+            liked = np.array([one.liked for one in trials.like])
+            scores = learned[liked] @ learned.T
+            scores[np.arange(len(liked)), liked] = -np.inf
+            found["board"] = float(recall_at(scores, [one.right for one in trials.like], 10).mean())
+        return found
+
+    return measure
 
 
 def text_columns(scorer: Scorer, vectors: np.ndarray, gallery: np.ndarray) -> np.ndarray:

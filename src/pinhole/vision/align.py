@@ -26,8 +26,11 @@ from pinhole.workspace import digest, read_json, write_atomic, write_json
 if TYPE_CHECKING:
     from pinhole.catalogue.store import Catalogue
     from pinhole.config import Config
+    from pinhole.vision.signals import Signals
 
 LAYOUT = 1
+Watch = Callable[["Space"], dict[str, float]]
+"""Figures of a space that is being trained, by name."""
 MATRICES = ("image.weight", "image.bias", "text.weight", "text.bias", "query.weight", "query.bias", "picture.mean", "picture.deviation")
 
 
@@ -166,27 +169,38 @@ class Asked:
 
 
 def build_align(
-    catalogue: Catalogue, features: Features, config: Config, out: Path, progress: Callable[[int, int], None] | None = None
+    catalogue: Catalogue,
+    features: Features,
+    config: Config,
+    out: Path,
+    progress: Callable[[int, int], None] | None = None,
+    watch: Callable[[Signals, Signals, Asked], Watch] | None = None,
 ) -> dict[str, float]:
-    """The stage ``align``: train on the training part, write the space and the loss curve.
+    """The stage ``align``: train on the training part; write the space, its card and how training went.
 
-    Writes ``space.*``, ``queries.*`` and ``curve.json``. A killed run
+    Writes ``space.*``, ``queries.*``, ``curve.json``, ``recall.json``, ``align.png`` and ``README.md``. ``watch`` makes, of the training part, the
+    held-out part and the query texts' vectors, what is measured every fifty steps; nothing is decided by it. A killed run
     resumes from its checkpoint in ``out``, which is removed at the end. Returns figures for the manifest.
     """
+    from pinhole.vision.card import write_card
     from pinhole.vision.heads import fit
     from pinhole.vision.signals import read_signals
 
-    signals, _ = read_signals(catalogue, features, config.graph).part(config.catalogue)
+    signals, held = read_signals(catalogue, features, config.graph).part(config.catalogue)
     texts = catalogue.queries()["text"].to_pylist()
     asked = Asked.make(texts, features.text_encoder.spec, features.text_encoder.dim, out)
     vectors = asked.of([query.key for query in signals.queries])
-    fitted = fit(features, signals, vectors, config.align, folder=out, progress=progress)
+    watched = watch(signals, held, asked) if watch else None
+    fitted = fit(features, signals, vectors, config.align, folder=out, progress=progress, watch=watched)
     fitted.space.save(out)
     write_json(out / "curve.json", fitted.curve)
+    write_json(out / "recall.json", fitted.recalls)
     (out / "training.safetensors").unlink(missing_ok=True)
+    sizes = {"items": len(signals.items), "titles": int(features.has_text[signals.items].sum())}
+    sizes |= {"boards": len(signals.boards), "queries": len(signals.queries), "users": len(signals.users)}
+    write_card(out, fitted, sizes, config.align)
     ends = {f"loss.{end}": fitted.curve[place]["loss"] for end, place in (("first", 0), ("last", -1))}
-    sizes = {"titles": int(features.has_text[signals.items].sum()), "boards": len(signals.boards), "queries": len(signals.queries)}
-    return {"items": len(signals.items), **sizes, "steps": len(fitted.curve), **ends}
+    return {**sizes, "steps": len(fitted.curve), **ends}
 
 
 def learned_vectors(space: Space, features: Features, *, titles: bool = True, rows: int = 8192) -> np.ndarray:

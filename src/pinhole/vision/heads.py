@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pinhole.config import AlignConfig
-from pinhole.vision.align import Space
+from pinhole.vision.align import Space, Watch
 from pinhole.vision.features import Features
 from pinhole.vision.losses import LOSSES, Batch, drift, nested
 from pinhole.vision.sampler import Pairs, Sampler
@@ -48,6 +48,8 @@ class Fitted:
     space: Space
     curve: list[Point]
     """One point a step: the loss of each signal."""
+    recalls: list[Point]
+    """What was watched, every fifty steps from before the first."""
 
 
 class Heads(nn.Module):
@@ -71,24 +73,29 @@ def fit(
     folder: Path | None = None,
     progress: Progress | None = None,
     threads: int = 1,
+    watch: Watch | None = None,
 ) -> Fitted:
     """Train on ``signals`` (a training part) with ``asked[i]`` (text dim) the vector of its query i.
 
     With a ``folder`` it checkpoints there and resumes from there. A step is many small products: more ``threads`` gain
-    little, and lose far more where another process is busy (`pinhole bench align` prints both).
+    little, and lose far more where another process is busy (`pinhole bench align` prints both). ``watch`` is
+    called every fifty steps with the space as it is then.
     """
     run = _Run(find_start(features, signals, asked, config), features, signals, asked, config)
     kept = folder / "training.safetensors" if folder else None
     if kept is not None and kept.exists():
         run.resume(kept)
     with _computing_on(threads):
+        run.look(watch)
         while run.step < config.steps:
             run.advance()
+            if run.step % CHECKPOINT_STEPS == 0 or run.step == config.steps:
+                run.look(watch)
             if kept is not None and run.step % CHECKPOINT_STEPS == 0:
                 run.keep(kept)
             if progress is not None:
                 progress(run.step, config.steps)
-    return Fitted(run.space(), run.curve)
+    return Fitted(run.space(), run.curve, run.recalls)
 
 
 @contextlib.contextmanager
@@ -119,7 +126,7 @@ class _Run:
         self.begin = [weight.detach().clone() for weight in self._matrices()]
         self.optimiser = torch.optim.AdamW(self.heads.parameters(), lr=config.learning_rate, weight_decay=0.0)
         self.mean = [weight.detach().clone() for weight in self.heads.parameters()]
-        self.step, self.curve = 0, list[Point]()
+        self.step, self.curve, self.recalls = 0, list[Point](), list[Point]()
         self.identity = digest(start.space(start.heads).identity, config.model_dump(mode="json"), hash_of(signals))
 
     def _matrices(self) -> list[Tensor]:
@@ -146,6 +153,11 @@ class _Run:
             for mean, weight in zip(self.mean, self.heads.parameters(), strict=True):
                 mean.lerp_(weight, 1 - config.averaging)
         self.curve.append({"step": self.step, "loss": float(total.detach()), **{name: float(loss.detach()) for name, (_, loss) in losses.items()}})
+
+    def look(self, watch: Watch | None) -> None:
+        """Measure, unless a run that is resumed has done it."""
+        if watch is not None and (not self.recalls or self.recalls[-1]["step"] < self.step):
+            self.recalls.append({"step": self.step, **watch(self.space())})
 
     def _losses(self, draw: np.random.Generator) -> dict[str, tuple[float, Tensor]]:
         config, sampler, found = self.config, self.sampler, dict[str, tuple[float, Tensor]]()
@@ -227,7 +239,7 @@ class _Run:
         tensors = {f"moment.{number}.{name}": value for number, moments in state.items() for name, value in moments.items()}
         tensors |= {f"heads.{name}": value.contiguous() for name, value in self.heads.state_dict().items()}
         tensors |= {f"mean.{number}": value for number, value in enumerate(self.mean)}
-        meta = {"identity": self.identity, "step": str(self.step), "curve": json.dumps(self.curve)}
+        meta = {"identity": self.identity, "step": str(self.step), "curve": json.dumps(self.curve), "recalls": json.dumps(self.recalls)}
         write_atomic(path, save(tensors, metadata=meta))
 
     def resume(self, path: Path) -> None:
@@ -247,7 +259,7 @@ class _Run:
                 _, number, moment = name.split(".", 2)
                 state.setdefault(int(number), {})[moment] = value
         self.optimiser.load_state_dict({"state": state, "param_groups": self.optimiser.state_dict()["param_groups"]})
-        self.step, self.curve = int(meta["step"]), json.loads(meta["curve"])
+        self.step, self.curve, self.recalls = int(meta["step"]), json.loads(meta["curve"]), json.loads(meta["recalls"])
 
 
 def hash_of(signals: Signals) -> str:
