@@ -44,6 +44,8 @@ class Build:
     previous: Artefact | None
     progress: Progress
     log: Callable[[str], None]
+    on: str = ""
+    """Where heavy work is done: this machine, or a cluster as ``--on`` names it. It changes nothing in the artefact."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ def build(
     *,
     track: Track = quiet,
     log: Callable[[str], None] = lambda message: None,
+    on: str = "",
 ) -> list[Outcome]:
     """Bring the named stages (default: all) and what they need up to date, in order, under the writer's lock.
 
@@ -104,7 +107,7 @@ def build(
     goes on from there.
     """
     wanted = closure(names, stages)
-    loop = _Loop(workspace, stages, track, log)
+    loop = _Loop(workspace, stages, track, log, on)
     with workspace.lock("pinhole build " + " ".join(names) if names else "pinhole build"):
         for name in stages:  # of a build that was killed as it renamed a pointer
             sweep(workspace.folder(name).glob(".*"))
@@ -133,6 +136,7 @@ class _Loop:
     stages: Mapping[str, Stage]
     track: Track
     log: Callable[[str], None]
+    on: str = ""
     current: dict[str, Artefact] = field(default_factory=dict)  # what the stages so far ended with
 
     def bring_up_to_date(self, stage: Stage, recipe: Recipe) -> Outcome:
@@ -161,7 +165,7 @@ class _Loop:
             out = self.workspace.start(stage.name, key)
             give_back()
             with Meter() as meter, self.track(stage.name) as progress:
-                figures = stage.run(Build(self.workspace, given, out, latest, progress, self.log))
+                figures = stage.run(Build(self.workspace, given, out, latest, progress, self.log, self.on))
             sweep(part.rglob(".*"))
             seconds, peak = round(meter.seconds, 2), round(meter.peak_bytes / 1e9, 3)
             manifest = {"recipe": recipe, "reason": reason, "figures": figures, "seconds": seconds, "peak_memory_gb": peak}

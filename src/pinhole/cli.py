@@ -129,6 +129,7 @@ def sample(
 @app.command()
 def build(
     stages: Annotated[list[str] | None, typer.Argument(metavar="[STAGE]...", help="embed, align, index, graft, evaluate (default: all).")] = None,
+    on: Annotated[str, typer.Option("--on", metavar="ray[:ADDRESS]", help="Embed on a Ray cluster (docs/scale-out.md).")] = "",
     workspace: Where = None,
     as_json: Json = False,
 ) -> None:
@@ -139,7 +140,7 @@ def build(
     from pinhole import tasks
 
     console = Console(as_json)
-    _finish(console, tasks.build(_open(workspace), stages or [], console))
+    _finish(console, tasks.build(_open(workspace), stages or [], console, on))
 
 
 @app.command()

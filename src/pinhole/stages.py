@@ -7,6 +7,7 @@ works, nor of when a stage runs (``builder``). A room is imported when its stage
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
 
 
 def build(
-    workspace: Workspace, names: Sequence[str] = (), *, track: Track = quiet, log: Callable[[str], None] = lambda message: None
+    workspace: Workspace, names: Sequence[str] = (), *, track: Track = quiet, log: Callable[[str], None] = lambda message: None, on: str = ""
 ) -> list[Outcome]:
     """:func:`pinhole.builder.build` of Pinhole's own stages."""
-    return builder.build(workspace, STAGES, fingerprint, names, track=track, log=log)
+    return builder.build(workspace, STAGES, fingerprint, names, track=track, log=log, on=on)
 
 
 def fingerprint(workspace: Workspace, table: str) -> str:
@@ -96,12 +97,14 @@ def _teacher(config: GraftConfig) -> dict[str, str]:
 
 
 def _embed(job: Build) -> dict[str, Any]:
+    from pinhole.vision.cluster import ClusterPool
     from pinhole.vision.precompute import precompute
 
     vision = job.workspace.config.vision
     before = job.previous.path if job.previous else None
     encoders, limits = (vision.image_encoder, vision.text_encoder), (vision.max_pixels, vision.grid)
-    stats = precompute(_catalogue(job), *encoders, job.out, before, vision.workers, job.progress, *limits)
+    pool = partial(ClusterPool, job.on) if job.on else None
+    stats = precompute(_catalogue(job), *encoders, job.out, before, vision.workers, job.progress, *limits, pool)
     return stats.figures()
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pinhole import wiring
+from pinhole import cluster, wiring
 from pinhole.builder import Outcome, closure
 from pinhole.catalogue.prices import load_prices
 from pinhole.console import Console, columns
@@ -81,12 +81,14 @@ def samples(workspace: Workspace) -> list[str]:
 # -- building -----------------------------------------------------------------------------------
 
 
-def build(workspace: Workspace, names: Sequence[str], console: Console) -> Answer:
-    """Bring stages up to date. The answer ends with the exams' figures when ``evaluate`` was among them."""
+def build(workspace: Workspace, names: Sequence[str], console: Console, on: str = "") -> Answer:
+    """Bring stages up to date, on a cluster where one is named. The answer ends with the exams' figures when ``evaluate`` was among them."""
     closure(names, STAGES)  # a wrong name is said before an empty catalogue
     load_prices(workspace.root)  # and a wrong price before an hour's work
+    if on:
+        cluster.address(on)
     wiring.need_items(workspace)
-    outcomes = run_stages(workspace, names, track=console.bar, log=console.say)
+    outcomes = run_stages(workspace, names, track=console.bar, log=console.say, on=on)
     value: dict[str, Any] = {"workspace": str(workspace.root), "stages": {one.stage: stage_cost(workspace, one) for one in outcomes}}
     lines = columns([(one.stage, one.action, _took(one), one.key) for one in outcomes])
     if any(one.stage == "evaluate" for one in outcomes):

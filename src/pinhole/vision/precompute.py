@@ -25,6 +25,7 @@ import numpy as np
 
 from pinhole.errors import BadImage, Corrupt, PinholeError
 from pinhole.processes import cores
+from pinhole.vision.cluster import ClusterPool
 from pinhole.vision.encoders import ImageEncoder, TextEncoder, image_encoder, text_encoder
 from pinhole.vision.features import LAYOUT, EncoderName, Features
 from pinhole.vision.images import MAX_BYTES, MAX_PIXELS
@@ -81,13 +82,14 @@ def precompute(
     progress: Progress | None = None,
     max_pixels: int = MAX_PIXELS,
     grid: int = 0,
+    pool: Callable[[int, dict[str, Any]], Pool | ClusterPool] | None = None,
 ) -> EmbedStats:
     """Write the features of all items into ``out``; see :class:`~pinhole.vision.features.Features`.
 
     ``grid`` cells along each side of a picture are kept beside its vector. ``out`` may hold what an
-    interrupted run left; ``previous`` a finished artefact to copy from. ``workers`` 0 is one process a core. A
-    picture that cannot be read is noted, never an error. Raises
-    :class:`PinholeError` where a worker dies, :class:`~pinhole.errors.DiskFull`, and
+    interrupted run left; ``previous`` a finished artefact to copy from. ``workers`` 0 is one process a core; ``pool``
+    makes what runs them from their number and setup (default: processes of this machine). A picture that cannot be read
+    is noted, never an error. Raises :class:`PinholeError` where a worker dies, :class:`~pinhole.errors.DiskFull`, and
     :class:`~pinhole.errors.ConfigError` where the encoder has no such grid.
     """
     started = time.perf_counter()
@@ -104,10 +106,11 @@ def precompute(
         "tables": str(catalogue.path),
         "max_pixels": max_pixels,
         "grid": grid,
+        "identities": {"image": image.identity, "text": text.identity},
     }
     with disk_errors(out):
-        with Pool(workers or cores(), setup) as pool:
-            pool.run(plan.jobs(), plan.advance)
+        with pool(workers, setup) if pool else Pool(workers or cores(), setup) as workers_there:
+            workers_there.run(plan.jobs(), plan.advance)
         stats = _assemble(plan, max_pixels)
     _note_rejected(catalogue, plan)
     stats.seconds = round(time.perf_counter() - started, 3)
@@ -132,14 +135,23 @@ def _past(out: Path, previous: Path | None) -> list[Features]:
 class _Known:
     """Where what is known of one kind can be copied from: key -> (which source, row); a source has its arrays by name."""
 
-    sources: list[dict[str, np.ndarray]] = field(default_factory=list)
+    sources: list[Path | dict[str, np.ndarray]] = field(default_factory=list)
     place: dict[str, tuple[int, int]] = field(default_factory=dict)
 
-    def add(self, keys: Sequence[str | None], **arrays: np.ndarray) -> None:
+    def add(self, keys: Sequence[str | None], source: Path | dict[str, np.ndarray]) -> None:
+        """``source`` is the arrays themselves (mapped files), or a shard, which is read when it is written from: memory holds one at a time."""
         for row, key in enumerate(keys):
             if key is not None:
                 self.place.setdefault(key, (len(self.sources), row))
-        self.sources.append(arrays)
+        self.sources.append(source)
+
+    def array(self, source: int, name: str) -> np.ndarray:
+        found = self.sources[source]
+        if isinstance(found, dict):
+            return found[name]
+        with np.load(found, allow_pickle=False) as shard:
+            array: np.ndarray = shard[name]
+            return array
 
 
 class _Plan:
@@ -176,10 +188,10 @@ class _Plan:
         if features.image_encoder.identity == self.names[0].identity and self.grid in (0, features.grid):
             seen = [key if has else None for key, has in zip(columns["image"], columns["has_image"], strict=True)]
             cells = dict(zip(("cells", "scale"), features.quantised, strict=True)) if self.grid else {}
-            self.known["image"].add(seen, vectors=features.image, **cells)
+            self.known["image"].add(seen, {"vectors": features.image, **cells})
         if features.text_encoder.identity == self.names[1].identity:
-            self.known["text"].add(columns["title"], vectors=features.text)
-            self.known["text"].add(columns["text"], vectors=features.full_text)
+            self.known["text"].add(columns["title"], {"vectors": features.text})
+            self.known["text"].add(columns["text"], {"vectors": features.full_text})
         safe = features.meta["planned_at"] - 2_000_000_000
         for id, path, stamp, key in zip(columns["id"], columns["path"], columns["stamp"], columns["image"], strict=True):
             if path and stamp and key and int(stamp.partition("-")[2]) < safe:
@@ -333,7 +345,7 @@ def _assemble(plan: _Plan, max_pixels: int) -> EmbedStats:
 
 
 def _read_shards(plan: _Plan) -> tuple[dict[str, str], dict[str, int]]:
-    """Make the shards' vectors known; return what could not be read (key -> reason), and how many were forwarded."""
+    """Make the shards' places known; return what could not be read (key -> reason), and how many were forwarded."""
     bad: dict[str, str] = {}
     forwarded = {"image": 0, "text": 0}
     for name in plan.named:
@@ -341,14 +353,15 @@ def _read_shards(plan: _Plan) -> tuple[dict[str, str], dict[str, int]]:
         try:
             with np.load(path, allow_pickle=False) as shard:
                 keys, reasons = shard["keys"].tolist(), shard["reasons"].tolist()
-                arrays = {name: shard[name] for name in shard.files if name not in ("keys", "reasons")}
+                for array in shard.files:  # a damaged one is found here, by its checksums, before anything is written
+                    _ = shard[array]
         except Exception as error:  # a damaged zip raises a handful of kinds
             path.unlink(missing_ok=True)
             raise Corrupt(f"a shard cannot be read: {error}", where=str(path), fix="run the same command again: it is made anew") from None
         kind = name.partition("-")[0]
         bad |= {key: reason for key, reason in zip(keys, reasons, strict=True) if reason}
         good = [None if reason else key for key, reason in zip(keys, reasons, strict=True)]
-        plan.known[kind].add(good, **arrays)
+        plan.known[kind].add(good, path)
         forwarded[kind] += sum(key is not None for key in good)
     return bad, forwarded
 
@@ -392,12 +405,12 @@ def _write_array(path: Path, known: _Known, wanted: _Array) -> None:
         file.flush()
         if wanted.keys:
             os.posix_fallocate(file.fileno(), 0, start + math.prod(shape) * dtype.itemsize)
-    if wanted.keys:
-        array = np.memmap(path, dtype, "r+", start, shape)
-        for source, (rows, places) in groups.items():
-            for begin in range(0, len(rows), 8192):
-                array[rows[begin : begin + 8192]] = known.sources[source][wanted.name][places[begin : begin + 8192]]
-        array.flush()
+    for source, (rows, places) in groups.items():
+        values = known.array(source, wanted.name)
+        for begin in range(0, len(rows), 8192):
+            array = np.memmap(path, dtype, "r+", start, shape)  # mapped anew each time: what was written leaves this process's memory
+            array[rows[begin : begin + 8192]] = values[places[begin : begin + 8192]]
+            array.flush()
 
 
 def _note_rejected(catalogue: Source, plan: _Plan) -> None:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from functools import cached_property
@@ -109,7 +110,7 @@ def write_shard(path: Path, keys: list[str], arrays: dict[str, np.ndarray], reas
 
     It is not forced to the disk: after a power cut a damaged shard fails its checksum and is made again.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")  # on a cluster two may write the same one
     with open(temporary, "wb") as file:
         np.savez(file, allow_pickle=False, keys=np.array(keys), reasons=np.array(reasons), **arrays)
     os.replace(temporary, path)
