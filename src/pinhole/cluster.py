@@ -66,7 +66,7 @@ def each(on: str, make: Make, setup: dict[str, Any], jobs: Iterable[dict[str, An
 
 def _marked(folder: Path) -> Path:
     """A new file, by which a worker knows that it sees this very folder."""
-    mark = folder / f".seen-{uuid.uuid4().hex}"
+    mark = Path(os.path.abspath(folder)) / f".seen-{uuid.uuid4().hex}"  # workers have folders of their own
     mark.touch()
     return mark
 
@@ -74,6 +74,7 @@ def _marked(folder: Path) -> Path:
 def _connected(where: str) -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what goes wrong is an exception; its log would go to stderr, in its own words
     import ray
 
     fix = "see that `ray status` answers there, and that this machine may reach it"

@@ -115,7 +115,7 @@ class Workspace:
     @classmethod
     def create(cls, root: Path | str, config: Config | None = None) -> Workspace:
         """Make the folder and write its ``pinhole.toml``. Raises where one is there already."""
-        if "://" in str(root):
+        if re.match(r"\w+:/", str(root)):  # a path has made one slash of two
             raise WorkspaceError("object-store workspaces are not built yet", where=str(root), fix="name a local folder")
         root = Path(root)
         if (root / "pinhole.toml").exists():

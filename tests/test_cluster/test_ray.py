@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,24 +19,9 @@ from pinhole.vision.precompute import precompute
 from test_vision.conftest import make_catalogue, tiny_encoders  # noqa: F401 - fixtures
 from toy_cluster import counting, slow_encoding
 
-ray = pytest.importorskip("ray")
 FILES = ("image.npy", "title.npy", "text.npy", "rejected.json", "rows.parquet")
 Catalogues = Callable[..., Any]
 # ruff: noqa: F811 - the fixtures' names are their tests' arguments
-
-
-@pytest.fixture(scope="module")
-def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A cluster of one node with one core; a test adds its own. Its workers import what the tests do."""
-    from ray.cluster_utils import Cluster
-
-    here = Path(__file__).resolve().parents[1]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(cluster.__file__).parents[1]), str(here), os.environ.get("PYTHONPATH", "")]))
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 100_000_000, "include_dashboard": False})
-        yield made
-        made.shutdown()
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pinhole.errors import Corrupt, MissingArtefact, SpaceMismatch
-from pinhole.vision.features import EncoderName, Features
+from pinhole.vision.features import EncoderName, Features, taken
 from pinhole.workspace import digest, read_json, write_atomic, write_json
 
 if TYPE_CHECKING:
@@ -205,11 +205,12 @@ def build_align(
 
 def learned_vectors(space: Space, features: Features, *, titles: bool = True, rows: int = 8192) -> np.ndarray:
     """(n, dim): every item's vector from picture and title, or from its picture alone, in slices of ``rows``."""
-    parts = []
+    out = np.empty((len(features), space.dim), np.float32)
     for start in range(0, len(features), rows):
-        piece = slice(start, start + rows)
-        parts.append(space.item_vectors(features.image[piece], features.has_image[piece], features.text[piece], features.has_text[piece] & titles))
-    return np.concatenate(parts) if parts else np.zeros((0, space.dim), np.float32)
+        piece = np.arange(start, min(start + rows, len(features)))
+        image, text = taken(features.image, piece), taken(features.text, piece)
+        out[piece] = space.item_vectors(image, features.has_image[piece], text, features.has_text[piece] & titles)
+    return out
 
 
 def save_array(path: Path, array: np.ndarray) -> None:

@@ -14,6 +14,7 @@ Knows nothing of how the rows were made (``precompute``) or of the tables they c
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -36,6 +37,17 @@ class EncoderName:
     spec: str
     identity: str
     dim: int
+
+
+def taken(array: np.ndarray, rows: np.ndarray, at_once: int = 4096) -> np.ndarray:
+    """A copy of some rows. What was read of a mapped file leaves this process's memory again, so that a pass over it does not hold it whole."""
+    out = np.empty((len(rows), *array.shape[1:]), array.dtype)
+    mapped = getattr(array, "_mmap", None)
+    for begin in range(0, len(rows), at_once):
+        out[begin : begin + at_once] = array[rows[begin : begin + at_once]]
+        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
+    return out
 
 
 class Features:

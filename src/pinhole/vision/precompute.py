@@ -100,10 +100,10 @@ def precompute(
     cells = (grid, image.grid(grid).dim) if grid else (0, 0)
     plan = _Plan(catalogue, out, names, cells, _past(out, previous), progress or (lambda done, total: None))
     setup = {
-        "shards": str(plan.shards),
+        "shards": os.path.abspath(plan.shards),
         "image": image.spec,
         "text": text.spec,
-        "tables": str(catalogue.path),
+        "tables": os.path.abspath(catalogue.path),
         "max_pixels": max_pixels,
         "grid": grid,
         "identities": {"image": image.identity, "text": text.identity},

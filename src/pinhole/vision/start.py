@@ -6,16 +6,18 @@ closed-form regression know. Knows nothing of contrast or of steps.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from pinhole.config import AlignConfig
 from pinhole.vision.align import Space
-from pinhole.vision.features import EncoderName, Features
+from pinhole.vision.features import EncoderName, Features, taken
 from pinhole.vision.signals import Signals
 
 SAMPLE = 20_000  # training rows that statistics are taken from
+PIECE = 4096  # rows that are computed with at once
 DIRECTIONS = 384  # principal directions of the pictures that training sees, at most
 RIDGE = 3.0
 QUERY_ITEMS = 50  # items of a query that its mean picture is made of, at most
@@ -50,8 +52,11 @@ class Start:
     def reduced(self, features: Features, rows: int = 8192) -> np.ndarray:
         """(n, r) float32: what the item head sees of every picture."""
         space = self.space(self.heads)
-        parts = [(space.picture(features.image[begin : begin + rows]) - self.shift) @ self.directions.T for begin in range(0, len(features), rows)]
-        return np.concatenate(parts) if parts else np.zeros((0, len(self.directions)), np.float32)
+        out = np.empty((len(features), len(self.directions)), np.float32)
+        for begin in range(0, len(features), rows):
+            piece = taken(features.image, np.arange(begin, min(begin + rows, len(features))))
+            out[begin : begin + rows] = (space.picture(piece) - self.shift) @ self.directions.T
+        return out
 
 
 def find_start(features: Features, signals: Signals, asked: np.ndarray, config: AlignConfig) -> Start:
@@ -60,7 +65,7 @@ def find_start(features: Features, signals: Signals, asked: np.ndarray, config: 
     rows = signals.items[features.has_image[signals.items]]
     if len(rows) > SAMPLE:
         rows = np.sort(np.random.default_rng([config.seed, 0]).choice(rows, SAMPLE, replace=False))
-    raw = features.image[rows] if len(rows) else np.zeros((1, d_image), np.float32)
+    raw = taken(features.image, rows) if len(rows) else np.zeros((1, d_image), np.float32)
     mean, deviation = raw.mean(0), raw.std(0) + 1e-3 * (raw.std() + 1e-6)
     nested = (*(width for width in config.nested if width < dim), dim)
     heads: dict[str, np.ndarray] = {f"{head}.weight": np.zeros((dim, d_text), np.float32) for head in ("text", "query")}
@@ -93,12 +98,15 @@ def principal(vectors: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     Damped whitening: small directions are raised, noise is not. Scaled so that what they give has mean length 1.
     """
     mean = vectors.mean(0)
-    centred = (vectors - mean).astype(np.float64)
-    values, found = np.linalg.eigh(centred.T @ centred / len(vectors))
+
+    def centred() -> Iterator[np.ndarray]:  # a piece at a time: whole, in float64, they would be the largest thing in memory
+        return ((vectors[begin : begin + PIECE] - mean).astype(np.float64) for begin in range(0, len(vectors), PIECE))
+
+    values, found = np.linalg.eigh(sum(piece.T @ piece for piece in centred()) / len(vectors))
     count = min(count, len(values))
     deviation = np.sqrt(np.maximum(values[::-1][:count], 0))
     chosen = found[:, ::-1][:, :count].T / (deviation + deviation[0] + 1e-9)[:, None]
-    size = max(float(np.linalg.norm(centred @ chosen.T, axis=1).mean()), 1e-9)
+    size = max(float(np.concatenate([np.linalg.norm(piece @ chosen.T, axis=1) for piece in centred()]).mean()), 1e-9)
     return (chosen / size).astype(np.float32), mean.astype(np.float32)
 
 
@@ -116,10 +124,14 @@ def _evidence(features: Features, signals: Signals, asked: np.ndarray, space: Sp
     """Texts, the mean picture of each in the space, and how much each counts: titles, then queries."""
 
     def seen(chosen: np.ndarray) -> np.ndarray:
-        return space.picture(features.image[chosen]) @ space.weights["image.weight"].T + space.weights["image.bias"]
+        out = np.empty((len(chosen), space.dim), np.float32)
+        for begin in range(0, len(chosen), PIECE):
+            piece = space.picture(taken(features.image, chosen[begin : begin + PIECE]))
+            out[begin : begin + PIECE] = piece @ space.weights["image.weight"].T + space.weights["image.bias"]
+        return out
 
     titled = rows[features.has_text[rows]]
-    texts, targets, shares = [features.text[titled]], [seen(titled)], [np.ones(len(titled), np.float32)]
+    texts, targets, shares = [taken(features.text, titled)], [seen(titled)], [np.ones(len(titled), np.float32)]
     for vector, query in zip(asked, signals.queries, strict=True):
         found = query.rows[features.has_image[query.rows]][:QUERY_ITEMS]
         if len(found):
