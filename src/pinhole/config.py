@@ -63,7 +63,7 @@ class AlignConfig(Section):
     weight_title: float = Field(1.0, ge=0, description="weight of image with its own title")
     weight_board: float = Field(1.0, ge=0, description="weight of item with a board-mate")
     weight_query: float = Field(1.0, ge=0, description="weight of query with an item it led to")
-    weight_walk: float = Field(0.0, ge=0, description="weight of item with one that random walks from it visit (boards, queries, users)")
+    weight_walk: float = Field(1.0, ge=0, description="weight of item with one that random walks from it visit (boards, queries, users)")
     loss: Literal["infonce", "sigmoid"] = Field("infonce", description="infonce = right among the batch; sigmoid = each pair by itself (SigLIP)")
     popularity: float = Field(0.0, ge=0, le=1, description="how much of the advantage of what is drawn often is taken off (logQ)")
     hard: int = Field(0, ge=0, description="negatives of a batch that are mined near its left sides, drawn anew in each step; 0 mines none")

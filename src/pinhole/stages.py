@@ -204,5 +204,5 @@ STAGES: dict[str, Stage] = _named(
     Stage("align", ("embed",), ("align", "graph", "catalogue"), ("items", "boards", "queries", "events"), 4, _align),
     Stage("index", ("embed", "align"), ("index", "graph", "align", "catalogue"), ("items", "boards", "queries", "events"), 5, _index),
     Stage("graft", ("embed", "align"), ("graft", "catalogue"), ("items", "boards"), 13, _graft, _base_and_tools),
-    Stage("evaluate", ("embed", "align", "index", "graft"), ("evaluate", "catalogue"), ("items", "boards", "queries"), 10, _evaluate),
+    Stage("evaluate", ("embed", "align", "index", "graft"), ("evaluate", "catalogue"), ("items", "boards", "queries"), 11, _evaluate),
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pinhole.evaluation.cold_exams import cold_exam, read_created
 from pinhole.evaluation.search_exams import Results, search_exams
 from pinhole.retrieval.trials import Asking
 from pinhole.retrieval.weights import Weights
@@ -39,6 +40,29 @@ def test_every_figure_has_its_company(figures: dict[str, float], exam: str) -> N
     assert 0 < figures[f"{exam}.chance"] < figures[f"{exam}.tuned"]
     assert 0 < figures[f"{exam}.weight"] < 1
     assert all(isinstance(value, int | float) for value in figures.values())
+
+
+def test_new_items_are_asked_for_among_known_ones(toy: Toy, figures: dict[str, float]) -> None:
+    key = "search.cold.recall@10"
+    assert figures[f"{key}.n"] > 0 and figures[f"{key}.items"] > 20 and figures[f"{key}.by_time"] == 0
+    for way in ("", ".known", ".base", ".base_known"):
+        assert 0 <= figures[f"{key}{way}.low"] <= figures[f"{key}{way}"] <= figures[f"{key}{way}.high"] <= 1
+    assert figures[key] > 0 and figures[f"{key}.known"] > 0
+
+
+def test_the_newest_by_date_are_new_where_items_have_one(toy: Toy) -> None:
+    signals = read_signals(toy.catalogue, toy.features)
+    part, _ = signals.part(toy.config.catalogue)
+    space = fit(toy.features, part, toy.asked.of([query.key for query in part.queries]), toy.config.align).space
+    created = np.arange(len(toy.features), dtype=float)[::-1].copy()
+    created[:9] = np.nan  # who says nothing is not new
+    before, newest = signals.by_time(created, toy.config.catalogue)
+    assert not set(before.items) & set(newest.items) and not set(newest.items) & set(range(9))
+    assert np.nanmin(created[newest.items]) > np.nanmax(created[before.items])
+    assert not {query.key for query in before.queries} & {query.key for query in signals.asked_apart(toy.config.catalogue)}
+    figures = cold_exam(toy.features, signals, space, Weights(), toy.asked, created, toy.config)
+    assert figures["search.cold.recall@10.by_time"] == 1 and figures["search.cold.recall@10.n"] > 0
+    assert read_created(toy.catalogue, toy.features.ids) is None
 
 
 def test_more_splits_more_trials(toy: Toy, figures: dict[str, float]) -> None:

@@ -52,11 +52,11 @@ def test_the_loss_falls(toy: Toy) -> None:
     part, _ = read_signals(toy.catalogue, toy.features).part(toy.config.catalogue)
     settings = toy.config.align.model_copy(update={"steps": 60, "learning_rate": 3e-3})
     curve = heads.fit(toy.features, part, toy.asked.of([query.key for query in part.queries]), settings).curve
-    assert set(curve[0]) == {"step", "loss", "title", "board", "query"}
+    assert set(curve[0]) == {"step", "loss", "title", "board", "walk", "query"}
     assert np.mean([point["loss"] for point in curve[-15:]]) < np.mean([point["loss"] for point in curve[:15]]) - 0.1
 
 
-@pytest.mark.parametrize("settings", [{}, {"weight_walk": 1.0, "popularity": 0.5, "hard": 16}, {"loss": "sigmoid", "hard": 16}])
+@pytest.mark.parametrize("settings", [{"weight_walk": 0.0}, {"popularity": 0.5, "hard": 16}, {"loss": "sigmoid", "hard": 16}])
 def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(
     toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, object]
 ) -> None:
@@ -69,7 +69,7 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(
         return {"query": float(space.weights["query.weight"][0, 0])}
 
     whole = heads.fit(toy.features, part, asked, config, watch=watch)
-    assert {"title", "board", "query"} <= set(whole.curve[0]) and ("walk" in whole.curve[0]) == ("weight_walk" in settings)
+    assert {"title", "board", "query"} <= set(whole.curve[0]) and ("walk" in whole.curve[0]) == bool(config.weight_walk)
 
     class Killed(Exception):
         pass

@@ -27,6 +27,10 @@ ALSO = {
     "same": "share of what whole vectors find first, found",
     "bytes": "bytes an item",
     "strange": "of pictures that the fit left out",
+    "known": "known items, for the same queries",
+    "base_known": "known items, without training",
+    "items": "new items",
+    "by_time": "1 where the newest by date are asked about",
 }
 _OWN = ("n", "low", "high", "tuned")
 
@@ -55,6 +59,9 @@ GROUPS: dict[str, tuple[str, str, dict[str, Named]]] = {
             "related.placed.recall@10.ratio": Named("… against no training", "tuned ÷ base; interval by resampling the boards", "times"),
             "related.new.recall@10": Named("What goes with a new item", "its mates on a known board, among known items"),
             "related.new.recall@10.ratio": Named("… against no training", "tuned ÷ base; interval by resampling the boards", "times"),
+            "search.cold.recall@10": Named(
+                "New items among known ones", "pictures on no board, clicked by nobody: right ones among the first ten of all"
+            ),
             "search.splits": Named("Splits", "drawings of what is held out, pooled", "number"),
         },
     ),

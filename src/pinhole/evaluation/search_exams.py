@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pinhole.config import Config, IndexConfig
+from pinhole.evaluation.cold_exams import cold_exam, read_created
 from pinhole.evaluation.intervals import resampled
 from pinhole.retrieval.fusion import recall_at
 from pinhole.retrieval.mates import askings, draw_mates, known_gallery, mate_columns
@@ -99,6 +100,7 @@ def search_exams(
     """
     signals = read_signals(catalogue, features, config.graph)
     titles = read_titles(catalogue, features.ids)
+    cold = cold_exam(features, signals, space, weights, asked, read_created(catalogue, features.ids), config)
     seen, like, titled = Results(), Results(), Results()
     mates, kept = {"placed": Results(), "new": Results()}, dict[str, float]()
     splits = config.evaluate.splits
@@ -119,7 +121,7 @@ def search_exams(
     found = {**seen.figures("search.text_to_image.recall@10", seed), **like.figures("boards.recall@10", seed)}
     for kind, results in mates.items():
         found |= results.figures(f"related.{kind}.recall@10", seed)
-    return {**found, **kept, **titled.figures("search.with_titles.recall@10", seed), "search.splits": splits}
+    return {**found, **kept, **cold, **titled.figures("search.with_titles.recall@10", seed), "search.splits": splits}
 
 
 def titled_scores(

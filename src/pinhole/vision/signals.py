@@ -80,6 +80,21 @@ class Signals:
         known = replace(self, users=tuple(user for user in self.users if user.key not in theirs))
         return known._keep(inside & ~held, [not one for one in outer], [not one for one in asked]), self._keep(inside & held, outer, asked)
 
+    def by_time(self, created: np.ndarray, config: CatalogueConfig) -> tuple[Signals, Signals]:
+        """(items made before, the newest) in place of drawn ones: as many as the split holds out. ``created`` (n,) seconds, NaN counts as old."""
+        split, when = Split(config), np.where(np.isfinite(created), created, -np.inf)[self.items]
+        newest = np.zeros(len(self.keys), dtype=bool)
+        newest[self.items[np.argsort(-when, kind="stable")[: int(config.held_out_items * len(self.items))]]] = True
+        inside = np.zeros(len(self.keys), dtype=bool)
+        inside[self.items] = True
+        everything, asked = [True] * len(self.boards), [split.query(query.key) for query in self.queries]
+        return self._keep(inside & ~newest, everything, [not one for one in asked]), self._keep(inside & newest, everything, asked)
+
+    def asked_apart(self, config: CatalogueConfig) -> tuple[Group, ...]:
+        """The queries that nothing is trained on, with all that they led to."""
+        split = Split(config)
+        return tuple(query for query in self.queries if split.query(query.key))
+
     def inner(self, config: CatalogueConfig, fold: int = 0) -> tuple[Signals, Signals]:
         """The same split again inside this part, under another salt: where everything that is *chosen* is chosen."""
         return self.part(inner(config, fold))
