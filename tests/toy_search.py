@@ -106,7 +106,15 @@ def write_features(
     np.save(folder / "title.npy", text.astype(np.float32))
     hashes = [f"h{at}" if known else None for at, known in enumerate(has_text)]
     pq.write_table(
-        pa.table({"id": ids, "has_image": has_image, "title": pa.array(hashes, pa.string()), "text": pa.array(hashes, pa.string())}),
+        pa.table(
+            {
+                "id": ids,
+                "image": pa.array([hashlib.sha256(one.tobytes()).hexdigest() for one in image], pa.string()),
+                "has_image": has_image,
+                "title": pa.array(hashes, pa.string()),
+                "text": pa.array(hashes, pa.string()),
+            }
+        ),
         folder / "rows.parquet",
     )
     write_json(folder / "rejected.json", [])

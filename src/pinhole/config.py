@@ -72,9 +72,12 @@ class AlignConfig(Section):
     drift: float = Field(0.0, ge=0, description="penalty on the distance from the start (L2-SP), for small catalogues")
     averaging: float = Field(0.98, ge=0, lt=1, description="running mean of the weights: how much of it a step keeps")
     seed: int = Field(0, description="seed of everything random in this stage")
+    retrain_at: float = Field(0.1, ge=0, description="share of items or of links that changed since, from which it is trained again")
 
 
 class IndexConfig(Section):
+    rebuild_at: float = Field(0.1, ge=0, description="share of items or links that changed since, from which the index is built anew, not extended")
+    least_recall: float = Field(0.95, ge=0, le=1, description="... or recall@10 of the extended index, against a scan, below which it is")
     flat_below: int = Field(50_000, ge=0, description="fewer items are scanned exactly, more are laid in lists of which a search reads some")
     storage: Literal["float32", "float16", "int8", "bit"] = Field(
         "float32", description='how the index keeps a number of a vector; "bit" finds by one bit and scores the best again in int8'
@@ -114,6 +117,7 @@ class GraftConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto = bfloat16 where the CPU or GPU has it")
     checkpoint_steps: int = Field(100, ge=1, description="steps between checkpoints")
     seed: int = Field(0, description="seed of lessons, order and weights")
+    retrain_at: float = Field(0.1, ge=0, description="share of items or of boards' links that changed since, from which it is trained again")
 
 
 class EvaluateConfig(Section):
@@ -122,6 +126,7 @@ class EvaluateConfig(Section):
     splits: int = Field(1, ge=1, description="splits pooled in the search and board exams (more than one trains align again)")
     conversations: int = Field(10, ge=0, description="held-out conversations shown in the report")
     seed: int = Field(0, description="seed of the exams' draws")
+    repeat_at: float = Field(0.1, ge=0, description="share of items or of links that changed since, from which the exams are held again")
 
 
 class AssistantConfig(Section):

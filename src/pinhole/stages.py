@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pinhole import builder
-from pinhole.builder import Build, Outcome, Progress, Stage, Track, quiet
+from pinhole import builder, freshness
+from pinhole.builder import Build, Outcome, Progress, Stage, Standing, Track, Verdict, quiet
 from pinhole.config import Config, GraftConfig
 from pinhole.errors import UsageError
 from pinhole.workspace import Workspace, digest, read_json
@@ -21,15 +21,21 @@ if TYPE_CHECKING:
     from pinhole.catalogue.store import Catalogue
     from pinhole.graft.model import Graft
     from pinhole.graft.prompt import ToolSchema
-    from pinhole.vision.align import Space
+    from pinhole.vision.align import Asked, Space
     from pinhole.vision.features import Features
 
 
 def build(
-    workspace: Workspace, names: Sequence[str] = (), *, track: Track = quiet, log: Callable[[str], None] = lambda message: None, on: str = ""
+    workspace: Workspace,
+    names: Sequence[str] = (),
+    *,
+    force: bool = False,
+    track: Track = quiet,
+    log: Callable[[str], None] = lambda message: None,
+    on: str = "",
 ) -> list[Outcome]:
     """:func:`pinhole.builder.build` of Pinhole's own stages."""
-    return builder.build(workspace, STAGES, fingerprint, names, track=track, log=log, on=on)
+    return builder.build(workspace, STAGES, fingerprint, names, force=force, track=track, log=log, on=on)
 
 
 def fingerprint(workspace: Workspace, table: str) -> str:
@@ -57,6 +63,15 @@ def _space(job: Build) -> Space:
     from pinhole.vision.align import Space
 
     return Space.load(job.inputs["align"].path)
+
+
+def _asked(job: Build) -> Asked:
+    """All query texts' vectors: those that ``align`` left, and those of texts that came since it was trained."""
+    from pinhole.vision.align import Asked
+
+    features = _features(job)
+    texts = _catalogue(job).queries()["text"].to_pylist()
+    return Asked.load(job.inputs["align"].path).completed(texts, features.text_encoder.spec)
 
 
 def _everything(folder: Path) -> list[Path]:
@@ -112,6 +127,7 @@ def _align(job: Build) -> dict[str, Any]:
     from pinhole.retrieval.trials import watch
     from pinhole.vision.align import build_align
 
+    freshness.note(job)
     features = _features(job)
     watched = lambda inside, outside, asked: watch(features, inside, outside, asked.of)  # noqa: E731
     return build_align(_catalogue(job), features, job.workspace.config, job.out, job.progress, watched)
@@ -121,16 +137,19 @@ def _graft(job: Build) -> dict[str, Any]:
     from pinhole.assistant.tools import Toolbox
     from pinhole.graft.train import build_graft
 
+    freshness.note(job, _told(job.workspace))
     before = job.previous.path if job.previous else None
     return build_graft(_catalogue(job), _features(job), _space(job), Toolbox().schemas, job.workspace.config, job.out, job.progress, before)
 
 
 def _index(job: Build) -> dict[str, Any]:
-    from pinhole.retrieval.index import build_index
-    from pinhole.vision.align import Asked
+    from pinhole.retrieval.index import build_index, extend_index
 
-    asked = Asked.load(job.inputs["align"].path)
-    return build_index(_catalogue(job), _features(job), _space(job), job.workspace.config, job.out, job.progress, asked)
+    parts = (_catalogue(job), _features(job), _space(job), job.workspace.config)
+    if job.onto is not None:
+        return extend_index(*parts, job.onto.path, job.out)
+    freshness.note(job)
+    return build_index(*parts, job.out, job.progress, _asked(job))
 
 
 def _evaluate(job: Build) -> dict[str, Any]:
@@ -142,6 +161,7 @@ def _evaluate(job: Build) -> dict[str, Any]:
     from pinhole.graft.model import Graft
     from pinhole.graft.world import build_world
 
+    freshness.note(job, _told(job.workspace))
     config, tools, grafted = job.workspace.config, Toolbox().schemas, job.inputs["graft"]
     catalogue, features, space = _catalogue(job), _features(job), _space(job)
     graft = Graft.load(grafted.path)
@@ -162,10 +182,9 @@ def _evaluate(job: Build) -> dict[str, Any]:
 def _search_figures(job: Build, catalogue: Catalogue, features: Features, space: Space, progress: Progress) -> dict[str, float]:
     from pinhole.evaluation.search_exams import search_exams
     from pinhole.retrieval.weights import Weights
-    from pinhole.vision.align import Asked
 
     weights = Weights.from_json(read_json(job.inputs["index"].path / "weights.json"))
-    return search_exams(catalogue, features, space, weights, Asked.load(job.inputs["align"].path), job.workspace.config, progress)
+    return search_exams(catalogue, features, space, weights, _asked(job), job.workspace.config, progress)
 
 
 def _engine_figures(graft: Graft, tools: Sequence[ToolSchema], config: Config, progress: Progress) -> dict[str, float]:
@@ -195,14 +214,53 @@ def _parts(progress: Progress, n: int) -> list[Progress]:
     return [part(number) for number in range(n)]
 
 
+# -- when they do it again ----------------------------------------------------------------------
+
+
+def _told(workspace: Workspace) -> tuple[str, ...]:
+    """Attributes that lessons and exams are made of."""
+    from pinhole.catalogue.store import TEXT_ATTRIBUTES
+
+    return (workspace.config.catalogue.category, *TEXT_ATTRIBUTES)
+
+
+def _judge_align(standing: Standing) -> Verdict:
+    return freshness.judge_trained(standing, standing.workspace.config.align.retrain_at, ("items", "boards", "queries"))
+
+
+def _judge_graft(standing: Standing) -> Verdict:
+    return freshness.judge_trained(standing, standing.workspace.config.graft.retrain_at, ("items", "boards"), _told(standing.workspace))
+
+
+def _judge_evaluate(standing: Standing) -> Verdict:
+    limit, tables = standing.workspace.config.evaluate.repeat_at, ("items", "boards", "queries")
+    return freshness.judge_trained(standing, limit, tables, _told(standing.workspace), again="repeated")
+
+
 def _named(*stages: Stage) -> dict[str, Stage]:
     return {stage.name: stage for stage in stages}
 
 
 STAGES: dict[str, Stage] = _named(
     Stage("embed", (), ("vision",), ("items",), 1, _embed, _encoders),
-    Stage("align", ("embed",), ("align", "graph", "catalogue"), ("items", "boards", "queries", "events"), 4, _align),
-    Stage("index", ("embed", "align"), ("index", "graph", "align", "catalogue"), ("items", "boards", "queries", "events"), 5, _index),
-    Stage("graft", ("embed", "align"), ("graft", "catalogue"), ("items", "boards"), 13, _graft, _base_and_tools),
-    Stage("evaluate", ("embed", "align", "index", "graft"), ("evaluate", "catalogue"), ("items", "boards", "queries"), 11, _evaluate),
+    Stage("align", ("embed",), ("align", "graph", "catalogue"), ("items", "boards", "queries", "events"), 4, _align, judge=_judge_align),
+    Stage(
+        "index",
+        ("embed", "align"),
+        ("index", "graph", "align", "catalogue"),
+        ("items", "boards", "queries", "events"),
+        5,
+        _index,
+        judge=freshness.judge_index,
+    ),
+    Stage("graft", ("embed", "align"), ("graft", "catalogue"), ("items", "boards"), 13, _graft, _base_and_tools, _judge_graft),
+    Stage(
+        "evaluate",
+        ("embed", "align", "index", "graft"),
+        ("evaluate", "catalogue"),
+        ("items", "boards", "queries"),
+        11,
+        _evaluate,
+        judge=_judge_evaluate,
+    ),
 )

@@ -215,7 +215,7 @@ def test_a_killed_build_ends_with_the_index_of_an_undisturbed_one(shop: Shop, tm
     files = sorted(path.name for path in shop.path.iterdir())
     assert (
         files
-        == ["graph.safetensors", "index.json", "learned.faiss", "memory.safetensors", "titles.faiss", "weights.json"]
+        == ["base.parquet", "graph.safetensors", "index.json", "learned.faiss", "memory.safetensors", "titles.faiss", "weights.json"]
         == sorted(path.name for path in tmp_path.iterdir())
     )
     assert all((tmp_path / name).read_bytes() == (shop.path / name).read_bytes() for name in files)

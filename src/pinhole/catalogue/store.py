@@ -284,6 +284,14 @@ class Catalogue:
         table = self._scan(kind if kind == "rejected" else records.check_kind(kind), [DIGEST])
         return hashlib.sha256(b"".join(sorted(table[DIGEST].to_pylist()))).hexdigest()[:16]
 
+    def version(self, kind: str) -> int:
+        """A number that grows with every commit of a table, by whatever process; 0 where nothing was ever written. Cheap to ask."""
+        table = self._table(kind)
+        if table is None:
+            return 0
+        with self._trouble(kind):
+            return int(table.version)
+
     def image(self, id: str) -> bytes:
         """The original bytes. Raises :class:`UnknownItem`, or :class:`BadImage` where none can be had."""
         rows = self._scan("items", ["image", "image_bytes"], f"id = {_quoted(id)}")

@@ -5,6 +5,7 @@
     titles.faiss       the text vectors of those that have a title
     memory.safetensors texts of the training part and the learned vectors they lead to
     graph.safetensors  items and what holds them together, for random walks
+    base.parquet       which rows the two indexes are of; `extend` says how an index grows from there
 
 Up to ``EXACT`` items (the whole catalogue, or what a filter leaves) are all scored; above it only
 candidates are: nearest in the learned space, nearest titles, best by full text. Reads may come from
@@ -14,6 +15,7 @@ several threads. Knows nothing of conversations or of who asks.
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -25,6 +27,7 @@ import numpy as np
 from pinhole.config import DiversifyConfig
 from pinhole.errors import Corrupt, MissingArtefact, SpaceMismatch, UsageError
 from pinhole.retrieval.arrange import POOL, Arranger
+from pinhole.retrieval.extend import Moves, extend, keep_base, open_nearest
 from pinhole.retrieval.nearest import Nearest
 from pinhole.retrieval.scores import COLUMNS, Bridge, BridgeShape, Scorer, Side, memory, picture_bridge
 from pinhole.retrieval.trials import word_unit
@@ -104,12 +107,32 @@ def build_index(
     Nearest.build(features.text[titled], titled, whole, texts).save(out / "titles.faiss")
     graph = Graph.of(len(features), read_edges(catalogue, features.ids, config.graph), config.graph)
     graph.save(out / "graph.safetensors")
-    cohort = np.sort(np.random.default_rng(0).choice(usable, min(COHORT, len(usable)), replace=False))
-    meta = {"layout": LAYOUT, "space": space.identity, "items": digest(features.ids), "weights": weights.as_json(), "cohort": cohort.tolist()}
-    write_json(out / "index.json", meta)
+    keep_base(features, out)
+    _write_meta(out, features, space, weights)
     figures = {f"weight.{kind}.{name}": value for kind, columns in weights.kinds.items() for name, value in columns.items()}
     found = {"items": len(usable), "titles": len(titled), "links": graph.edges}
     return {**found, **{f"questions.{kind}": count for kind, count in weights.questions.items()}, **figures}
+
+
+def extend_index(catalogue: Catalogue, features: Features, space: Space, config: Config, before: Path, out: Path) -> dict[str, float]:
+    """The stage ``index`` where little changed: what ``before`` was built of stays, with its fusion weights and its memory; see ``extend``."""
+    space.check_features(features)
+    catalogue.refresh_text_index()
+    graph = extend(catalogue, features, space, config, before, out)
+    weights = Weights.from_json(read_json(before / "index.json")["weights"])
+    usable = _write_meta(out, features, space, weights)
+    moves = Moves.since(before, features)
+    found = {"items": len(usable), "titles": int(features.has_text.sum()), "links": graph.edges}
+    return {**found, "appended": len(moves.fresh), "removed": moves.removed, "tail": round(moves.tail, 5)}
+
+
+def _write_meta(out: Path, features: Features, space: Space, weights: Weights) -> np.ndarray:
+    """``index.json``; the rows that can be found."""
+    usable = np.flatnonzero(features.has_image | features.has_text)
+    cohort = np.sort(np.random.default_rng(0).choice(usable, min(COHORT, len(usable)), replace=False))
+    meta = {"layout": LAYOUT, "space": space.identity, "items": digest(features.ids), "weights": weights.as_json(), "cohort": cohort.tolist()}
+    write_json(out / "index.json", meta)
+    return usable
 
 
 def _load_memory(path: Path) -> Bridge:
@@ -149,18 +172,29 @@ class Searcher:
         self._encoders = (text_encoder, image_encoder)
         meta = self._open()
         self.weights = Weights.from_json(meta["weights"])
-        self._learned, self._titles = Nearest.load(self.path / "learned.faiss"), Nearest.load(self.path / "titles.faiss")
+        self._learned, self._titles = open_nearest(self.path, "learned"), open_nearest(self.path, "titles")
         bridge = picture_bridge(features, space, np.arange(len(features)), self.weights.bridge)
         self._scorer = Scorer(features, space, learned_vectors(space, features), bridge, _load_memory(self.path))
         self._cohort = self._scorer.block(np.array(meta["cohort"], dtype=np.int64))
-        there = set(catalogue.ids().to_pylist())  # items deleted since the build are found no more
-        self._place = {id: row for row, id in enumerate(features.ids) if id in there}
-        usable = features.has_image | features.has_text
         self._arranger = Arranger(catalogue, features.ids, self._pictures, diversify)
-        self._usable = np.array([row for row in self._place.values() if usable[row]], dtype=np.int64)
-        self._findable = np.zeros(len(features), dtype=bool)
-        self._findable[self._usable] = True
+        self._version, self._guard = -1, threading.Lock()
+        self._look()
         self._encode_text = lru_cache(maxsize=4096)(lambda text: self._text_encoder.encode([text]))
+
+    def _look(self) -> None:
+        """Items deleted since the build are found no more, from the moment their rows are gone. Asked before every search; reads
+        ids only where the table has changed."""
+        version = self.catalogue.version("items")
+        if version == self._version:
+            return
+        with self._guard:
+            there, features = set(self.catalogue.ids().to_pylist()), self.features
+            place = {id: row for row, id in enumerate(features.ids) if id in there}
+            findable = np.zeros(len(features), dtype=bool)
+            findable[list(place.values())] = True
+            findable &= features.has_image | features.has_text
+            self._place, self._findable, self._usable = place, findable, np.flatnonzero(findable)
+            self._version = version
 
     def _open(self) -> dict[str, Any]:
         if not (self.path / "index.json").exists():
@@ -206,6 +240,7 @@ class Searcher:
             raise UsageError("nothing to search for", fix="give words, an item to be like or unlike, or a filter")
         if not 1 <= n <= RESULTS_MOST:
             raise UsageError(f"cannot show {n} results", fix=f"ask for 1 to {RESULTS_MOST}")
+        self._look()
         sides = self._sides(text, like, unlike)
         named = [self.features.row(one) for one in (*like, *unlike) if isinstance(one, str)]
         allowed = self._allowed(where, named)
@@ -225,7 +260,8 @@ class Searcher:
 
     def shown(self, rows: np.ndarray) -> np.ndarray:
         """Mask of the rows that may be found: still in the catalogue, with a picture or a title."""
-        return self._findable[rows]
+        self._look()
+        return np.asarray(self._findable[rows])
 
     def like_parts(self, row: int, rows: np.ndarray, kind: str) -> dict[str, np.ndarray]:
         """Each weighted like column (rows,) of item ``row`` against ``rows``, with the weights of one of ``KINDS``."""
@@ -262,6 +298,7 @@ class Searcher:
 
     def row(self, id: str) -> int:
         """An item's row in the features. Raises :class:`UnknownItem` with the nearest ids."""
+        self._look()
         row = self._place.get(id)
         if row is None:
             self.catalogue.item(id)  # raises UnknownItem with the nearest ids

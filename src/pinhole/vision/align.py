@@ -149,6 +149,13 @@ class Asked:
         place = {text: row for row, text in enumerate(self.texts)}
         return np.asarray(self.vectors[[place[text] for text in texts]], dtype=np.float32)
 
+    def completed(self, texts: Sequence[str], spec: str) -> Asked:
+        """With those of ``texts`` that are not among them yet, read by the text encoder ``spec``."""
+        from pinhole.vision.encoders import text_encoder
+
+        more = sorted(set(texts).difference(self.texts))
+        return Asked([*self.texts, *more], np.concatenate([self.vectors, text_encoder(spec).encode(more)])) if more else self
+
     @classmethod
     def load(cls, folder: Path) -> Asked:
         if not (folder / "queries.json").exists():
