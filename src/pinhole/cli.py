@@ -130,17 +130,19 @@ def sample(
 def build(
     stages: Annotated[list[str] | None, typer.Argument(metavar="[STAGE]...", help="embed, align, index, graft, evaluate (default: all).")] = None,
     on: Annotated[str, typer.Option("--on", metavar="ray[:ADDRESS]", help="Embed on a Ray cluster (docs/scale-out.md).")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Make the named stages anew where little changed too.")] = False,
     workspace: Where = None,
     as_json: Json = False,
 ) -> None:
     """Run the stages that are out of date.
 
-    A stage named here brings what it needs. Each says why it runs, and goes on where an interrupted run stopped.
+    A stage named here brings what it needs. Each says why it runs, and goes on where an interrupted run stopped. Where little
+    changed, space, graft and exams are kept and the index is extended.
     """
     from pinhole import tasks
 
     console = Console(as_json)
-    _finish(console, tasks.build(_open(workspace), stages or [], console, on))
+    _finish(console, tasks.build(_open(workspace), stages or [], console, on, force))
 
 
 @app.command()

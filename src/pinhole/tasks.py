@@ -81,14 +81,15 @@ def samples(workspace: Workspace) -> list[str]:
 # -- building -----------------------------------------------------------------------------------
 
 
-def build(workspace: Workspace, names: Sequence[str], console: Console, on: str = "") -> Answer:
-    """Bring stages up to date, on a cluster where one is named. The answer ends with the exams' figures when ``evaluate`` was among them."""
+def build(workspace: Workspace, names: Sequence[str], console: Console, on: str = "", force: bool = False) -> Answer:
+    """Bring stages up to date, on a cluster where one is named; with ``force`` the named ones whole, however little changed. The answer ends with
+    the exams' figures when ``evaluate`` was among them."""
     closure(names, STAGES)  # a wrong name is said before an empty catalogue
     load_prices(workspace.root)  # and a wrong price before an hour's work
     if on:
         cluster.address(on)
     wiring.need_items(workspace)
-    outcomes = run_stages(workspace, names, track=console.bar, log=console.say, on=on)
+    outcomes = run_stages(workspace, names, force=force, track=console.bar, log=console.say, on=on)
     value: dict[str, Any] = {"workspace": str(workspace.root), "stages": {one.stage: stage_cost(workspace, one) for one in outcomes}}
     lines = columns([(one.stage, one.action, _took(one), one.key) for one in outcomes])
     if any(one.stage == "evaluate" for one in outcomes):
@@ -104,7 +105,7 @@ def stage_cost(workspace: Workspace, outcome: Outcome) -> dict[str, Any]:
 
 
 def _took(outcome: Outcome) -> str:
-    return f"{outcome.seconds:.1f} s, {outcome.peak_memory_gb:.1f} GB" if outcome.action == "built" else ""
+    return f"{outcome.seconds:.1f} s, {outcome.peak_memory_gb:.1f} GB" if outcome.action in ("built", "extended") else ""
 
 
 def set_base(workspace: Workspace, base: str) -> Workspace:

@@ -10,7 +10,10 @@ within two seconds before that note is. Knows nothing of how vectors are used. D
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
+import itertools
 import math
 import os
 import shutil
@@ -19,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 
@@ -34,6 +37,7 @@ from pinhole.workspace import digest, disk_errors, write_json
 
 TEXT_CHARACTERS = 1000  # of a text, at most: more than any text encoder here reads
 TEXT_SHARD = 256
+RUN_BYTES = 1 << 24  # of vectors that are copied at once
 Progress = Callable[[int, int], None]
 
 
@@ -390,7 +394,8 @@ def _arrays(plan: _Plan, images: Sequence[str | None], titles: Sequence[str | No
 
 
 def _write_array(path: Path, known: _Known, wanted: _Array) -> None:
-    """In npy form, zeros where there is no key. Space is claimed first: a full disk is an error, no signal."""
+    """In npy form, zeros where there is no key. Space is claimed first: a full disk is an error, no signal. Neighbours that were
+    neighbours before are copied as they lie: where one picture in a hundred is new, this is most of the work."""
     groups: dict[int, tuple[list[int], list[int]]] = {}
     for row, key in enumerate(wanted.keys):
         if key is not None:
@@ -401,16 +406,51 @@ def _write_array(path: Path, known: _Known, wanted: _Array) -> None:
     shape, dtype = (len(wanted.keys), *wanted.shape), np.dtype(wanted.dtype)
     with open(path, "wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": wanted.dtype, "fortran_order": False, "shape": shape})
-        start = file.tell()
+        start, each = file.tell(), math.prod(wanted.shape) * dtype.itemsize
         file.flush()
         if wanted.keys:
             os.posix_fallocate(file.fileno(), 0, start + math.prod(shape) * dtype.itemsize)
-    for source, (rows, places) in groups.items():
-        values = known.array(source, wanted.name)
-        for begin in range(0, len(rows), 8192):
-            array = np.memmap(path, dtype, "r+", start, shape)  # mapped anew each time: what was written leaves this process's memory
-            array[rows[begin : begin + 8192]] = values[places[begin : begin + 8192]]
-            array.flush()
+        for source, (rows, places) in groups.items():
+            array: Any = known.array(source, wanted.name)
+            runs = _runs(np.array(rows), np.array(places), max(1, RUN_BYTES // each))
+            with open(array.filename, "rb") if _whole_file(array, dtype) else contextlib.nullcontext() as kept:
+                for row, place, count in runs:
+                    copied = _copy(kept, array.offset + place * each, file, start + row * each, count * each) if kept else 0
+                    if copied < count * each:
+                        _write_at(file.fileno(), np.ascontiguousarray(array[place : place + count], dtype), start + row * each)
+        os.fsync(file.fileno())
+
+
+def _runs(rows: np.ndarray, places: np.ndarray, most: int) -> Iterator[tuple[int, int, int]]:
+    """(first row, first place, how many) of pieces in which both go up by one."""
+    edges = np.flatnonzero((np.diff(rows) != 1) | (np.diff(places) != 1)) + 1
+    for begin, end in itertools.pairwise([0, *edges.tolist(), len(rows)]):
+        for at in range(begin, end, most):
+            yield int(rows[at]), int(places[at]), min(most, end - at)
+
+
+def _whole_file(array: np.ndarray, dtype: np.dtype[Any]) -> bool:
+    """The array is a file as it lies, so that the kernel can copy from it without a look at a byte."""
+    return isinstance(array, np.memmap) and array.filename is not None and array.dtype == dtype and bool(array.flags.c_contiguous)
+
+
+def _copy(old: IO[bytes], at: int, new: IO[bytes], offset: int, size: int) -> int:
+    """Bytes copied inside the kernel; fewer than ``size`` where it cannot."""
+    done = 0
+    try:
+        while done < size and (count := os.copy_file_range(old.fileno(), new.fileno(), size - done, at + done, offset + done)):
+            done += count
+    except (AttributeError, OSError) as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            raise
+    return done
+
+
+def _write_at(file: int, array: np.ndarray, offset: int) -> None:
+    left = array.reshape(-1).view(np.uint8).data
+    while len(left):
+        written = os.pwrite(file, left, offset)
+        left, offset = left[written:], offset + written
 
 
 def _note_rejected(catalogue: Source, plan: _Plan) -> None:
