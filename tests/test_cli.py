@@ -19,7 +19,7 @@ from pinhole.errors import PinholeError
 from pinhole.workspace import Workspace
 
 COMMANDS = {
-    *("demo", "doctor", "init", "ingest", "sample", "build", "graft", "evaluate", "lessons"),
+    *("demo", "doctor", "init", "ingest", "sample", "watch", "build", "graft", "evaluate", "lessons"),
     *("search", "related", "chat", "serve", "report", "bench", "export"),
 }
 HEAVY = {"torch", "transformers", "lancedb", "pyarrow", "faiss", "onnxruntime", "numpy", "rich", "fastapi", "PIL", "pydantic"}

@@ -123,6 +123,31 @@ def sample(
     _finish(console, tasks.sample(_open(workspace), name, console))
 
 
+@app.command()
+def watch(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A folder of images, or a JSONL, CSV or Parquet file.")],
+    kind: Annotated[str, typer.Option("--kind", metavar="KIND", help="items, boards, queries or events.")] = "items",
+    every: Annotated[str, typer.Option("--every", metavar="TIME", help="Pause between two looks, as in 2s, 500ms or 1m.")] = "2s",
+    once: Annotated[bool, typer.Option("--once", help="One round, then stop.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Items (boards) that an earlier round read and that vanished are removed.")] = False,
+    rename: Annotated[list[str] | None, typer.Option("--map", metavar="OURS=THEIRS", help="Rename a column, as in title=product_title.")] = None,
+    workspace: Where = None,
+    as_json: Json = False,
+) -> None:
+    """Follow a folder or a table file, and keep the workspace fresh.
+
+    Reads what is new or changed once it rests, then builds what went stale, until Ctrl-C. With --json each round that did something
+    is one line; with --once there is just one.
+    """
+    from pinhole import watch as watching
+
+    console, pause = Console(as_json), watching.seconds(every)
+    watched = watching.Watch(_open(workspace), kind, source, rename or [], remove, console)
+    if not once:
+        console.say(f"watching {watched.source} (Ctrl-C stops)")
+    watching.follow(watched, pause, once, lambda done: console.result(done.value(kind, source)))
+
+
 # -- building -----------------------------------------------------------------------------------
 
 
@@ -315,7 +340,7 @@ def _root(version: Annotated[bool, typer.Option("--version", callback=_version, 
 
 # -- the edge -----------------------------------------------------------------------------------
 
-RESUMABLE = ("demo", "ingest", "sample", "build", "graft", "evaluate", "report")
+RESUMABLE = ("demo", "ingest", "sample", "watch", "build", "graft", "evaluate", "report")
 
 
 def run(arguments: list[str]) -> int:

@@ -40,7 +40,7 @@ def ingest(workspace: Workspace, kind: str, source: str, renames: Sequence[str],
     from pinhole.catalogue.records import check_kind
 
     check_kind(kind)
-    mapping = dict(_rename(one) for one in renames)
+    mapping = renamed(renames)
     catalogue = wiring.open_catalogue(workspace)
     with workspace.lock(f"pinhole ingest {kind}"), console.bar(f"ingest {kind}") as progress:
         counts = asdict(read(catalogue, kind, source, mapping, progress=progress))
@@ -50,6 +50,11 @@ def ingest(workspace: Workspace, kind: str, source: str, renames: Sequence[str],
         reasons = sorted({str(row["reason"]) for row in rows if row.get("kind") == kind})
         lines += [f"  rejected: {reason}" for reason in reasons[:5]] + ([f"  … and {len(reasons) - 5} other reasons"] if len(reasons) > 5 else [])
     return Answer({"kind": kind, **counts}, lines)
+
+
+def renamed(renames: Sequence[str]) -> dict[str, str]:
+    """Ours to theirs, of ``--map OURS=THEIRS``. Raises :class:`UsageError`."""
+    return dict(_rename(one) for one in renames)
 
 
 def _rename(text: str) -> tuple[str, str]:

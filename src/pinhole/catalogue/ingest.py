@@ -73,6 +73,12 @@ def ingest(
     return writer.counts
 
 
+def keys(kind: str, source: str | Path, mapping: Mapping[str, str] | None = None) -> set[str]:
+    """The ids that a source names now. Raises what :func:`ingest` raises."""
+    opened, theirs = _open(records.check_kind(kind), str(source), BATCH_ROWS), (mapping or {}).get("id", "id")
+    return {str(id).strip() for batch in opened.batches for id in batch.columns.get(theirs, ()) if id is not None}
+
+
 def _open(kind: str, source: str, rows: int) -> Source:
     if source.startswith("hf:"):
         return _dataset(source, rows)
@@ -280,15 +286,7 @@ def _flat(table: pa.Table) -> pa.Table:
 
 def _folder(root: Path, rows: int) -> Source:
     """Images by path: the id is the path, the title the file's name where it says something, folders become boards."""
-    files = sorted(
-        (
-            Path(folder, name).relative_to(root)
-            for folder, folders, names in os.walk(root, onerror=_raise)
-            for name in names
-            if Path(name).suffix.lower() in IMAGES and not _hidden(Path(folder, name).relative_to(root))
-        ),
-        key=lambda path: path.as_posix(),
-    )
+    files = image_files(root)
     if not files:
         raise IngestError("no images in this folder", where=str(root), fix=f"images end in {', '.join(sorted(IMAGES))}")
 
@@ -308,6 +306,19 @@ def _folder(root: Path, rows: int) -> Source:
         return pa.Table.from_pylist(titles.folder_boards(folders), schema=schema)
 
     return Source(str(root), root, len(files), batches(), boards)
+
+
+def image_files(root: Path) -> list[Path]:
+    """Paths of all images below a folder, relative to it, in order."""
+    return sorted(
+        (
+            Path(folder, name).relative_to(root)
+            for folder, folders, names in os.walk(root, onerror=_raise)
+            for name in names
+            if Path(name).suffix.lower() in IMAGES and not _hidden(Path(folder, name).relative_to(root))
+        ),
+        key=lambda path: path.as_posix(),
+    )
 
 
 def _hidden(path: Path) -> bool:
