@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import random
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pinhole import freshness, wiring
@@ -274,3 +282,116 @@ def test_a_shop_shows_no_deleted_item(built: Path, shop: Workspace) -> None:
     assert first not in served.board("red circles")[1]
     ingest(Catalogue(shop.tables), "items", built / "source" / "items.jsonl")
     assert first in [id for id, _ in served.search("red circle", [], [], "")]
+
+
+# -- kills --------------------------------------------------------------------------------------
+
+# Imports once, then forks a process for each build that it is told to run: lines are a workspace in, a process id out, then how it ended.
+NURSERY = """
+import os, sys
+import lancedb, sklearn, torch, transformers
+import pinhole.retrieval.index, pinhole.vision.heads, pinhole.vision.precompute
+from pinhole.stages import build
+from pinhole.workspace import Workspace
+torch.set_num_threads(1)
+for line in sys.stdin:
+    process = os.fork()
+    if not process:
+        build(Workspace.open(line.strip()), ["index"])
+        os._exit(0)
+    print(process, flush=True)
+    print(os.waitpid(process, 0)[1], flush=True)
+"""
+
+
+def contents(workspace: Workspace) -> dict[str, Any]:
+    """Every file of the latest artefacts, less times and counts of one run."""
+    found: dict[str, Any] = {}
+    for stage in STAGES:
+        latest = workspace.need(stage)
+        found[stage] = latest.key
+        for path in sorted(latest.path.iterdir()):
+            found[f"{stage}/{path.name}"] = np.load(path).tobytes() if path.suffix == ".npy" else path.read_bytes()
+            if path.suffix == ".parquet":  # pictures beside the workspace have other addresses
+                found[f"{stage}/{path.name}"] = pq.read_table(path).drop_columns(["path"]).to_pylist()
+            if path.name in ("manifest.json", "features.json"):
+                timed = ("seconds", "peak_memory_gb", "reason", "planned_at", "figures")
+                found[f"{stage}/{path.name}"] = {key: value for key, value in json.loads(path.read_text()).items() if key not in timed}
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changed", [3, 20])
+def test_ten_kills_of_a_refresh(shop: Workspace, tmp_path: Path, changed: int) -> None:
+    """kill -9 at random instants of a build after few changes (kept, extended) or many (trained, built anew): a rerun ends as an undisturbed
+    one does, no item is lost or twice, and what readers use is whole at every instant."""
+    add(shop, *(f"new-{k}" for k in range(changed - 1)), "ring-red-1")
+    shutil.copytree(shop.root, tmp_path / "killed")
+    base = shutil.copytree(shop.root / "artefacts", tmp_path / "base")
+    killed = Workspace.open(tmp_path / "killed")
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", NURSERY],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert process.stdin is not None and process.stdout is not None
+
+    def told(root: Path) -> int:
+        assert process.stdin is not None
+        process.stdin.write(f"{root}\n")
+        process.stdin.flush()
+        return heard()
+
+    def heard() -> int:
+        assert process.stdout is not None
+        return int(process.stdout.readline())
+
+    told(shop.root)
+    begun = time.perf_counter()
+    assert heard() == 0
+    took, instants, kills, done = time.perf_counter() - begun, random.Random(changed), 0, 0
+    expected = contents(shop)
+    while kills < 10:
+        child = told(killed.root)
+        time.sleep(instants.uniform(0, took / 2))
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        if heard() == signal.SIGKILL:
+            kills += 1
+        else:  # it was done: begin once more
+            assert contents(killed) == expected
+            done += 1
+            os.rename(killed.root / "artefacts", tmp_path / f"aside-{done}")
+            shutil.copytree(base, killed.root / "artefacts")
+        if killed.latest("index"):
+            assert len(wiring.open_searcher(killed).search(where="category = 'rings'", n=1000)) >= 24
+    told(killed.root)
+    assert heard() == 0
+    process.stdin.close()
+    process.wait()
+    got = contents(killed)
+    assert got.keys() == expected.keys() and [name for name in expected if got[name] != expected[name]] == []
+    ids = Features.load(killed.need("embed").path).ids
+    assert sorted(set(ids)) == ids == Catalogue(killed.tables).items(["id"])["id"].to_pylist()
+
+
+def test_the_benchmark_counts_what_a_change_costs(shop: Workspace) -> None:
+    from pinhole.benchmarks import refresh
+
+    figures = refresh.run(shop)
+    assert figures["refresh.kept"] == figures["refresh.extended"] == 1 and figures["refresh.items"] == Catalogue(shop.tables).count("items")
+    assert figures["refresh.cpu_s"] > 0 and figures["refresh.cost"] == pytest.approx(figures["refresh.cpu_s"] / figures["refresh.full_cpu_s"])
+
+
+def test_drawings_stand_in_for_a_catalogue(shop: Workspace, tmp_path: Path) -> None:
+    from pinhole.benchmarks import refresh
+
+    made = refresh._drawn(tmp_path / "drawn", shop, 100)
+    before = set(Catalogue(made.tables).ids().to_pylist())
+    assert len(before) == 100 and Catalogue(made.tables).count("boards") == 3
+    prints = Catalogue(made.tables).fingerprint("items")
+    refresh._change(made, 8, 1)
+    after = set(Catalogue(made.tables).ids().to_pylist())
+    assert len(after - before) == len(before - after) == 2 and Catalogue(made.tables).fingerprint("items") != prints

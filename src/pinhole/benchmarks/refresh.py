@@ -1,9 +1,10 @@
 """The claim: a change of 1% of the items costs at most 2% of a full build, plus a constant.
 
-The workspace's tables are copied beside nothing that was built; ``embed``, ``align`` and ``index`` are made in full. Then one item changes
-and they are brought up to date: that is the constant (a command and its workers that start, files that are copied). Then 1% of the items change: a half
-gets other pictures (its own, mirrored), a quarter is new, a quarter is deleted; and they are brought up to date again. Times are the
-command's, from its start to its end, its workers' processor time with it. With ``--n`` the items are that many drawings, on boards and asked for, in place of the workspace's own.
+The workspace's tables are copied, without what was built; ``embed``, ``align`` and ``index`` are made in full. Then one item changes,
+and they are brought up to date: that is the constant (a command and its workers that start, files that are copied). Then 1% of the
+items change: a half gets other pictures (its own, mirrored), a quarter is new, a quarter is deleted; and again they are brought up to
+date. Times are the command's, from its start to its end, its workers' processor time with it. With ``--n`` the items are that many
+drawings, on boards and asked for, in place of the workspace's own.
 """
 
 from __future__ import annotations
