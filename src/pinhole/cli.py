@@ -156,6 +156,9 @@ def build(
     stages: Annotated[list[str] | None, typer.Argument(metavar="[STAGE]...", help="embed, align, index, graft, evaluate (default: all).")] = None,
     on: Annotated[str, typer.Option("--on", metavar="ray[:ADDRESS]", help="Embed on a Ray cluster (docs/scale-out.md).")] = "",
     force: Annotated[bool, typer.Option("--force", help="Make the named stages anew where little changed too.")] = False,
+    unfreeze: Annotated[
+        str | None, typer.Option("--unfreeze", metavar="lora|full|no", help="Tune the image encoder first; written into pinhole.toml.")
+    ] = None,
     workspace: Where = None,
     as_json: Json = False,
 ) -> None:
@@ -167,7 +170,9 @@ def build(
     from pinhole import tasks
 
     console = Console(as_json)
-    _finish(console, tasks.build(_open(workspace), stages or [], console, on, force))
+    opened = _open(workspace)
+    opened = opened.change({"tune.unfreeze": unfreeze}) if unfreeze else opened
+    _finish(console, tasks.build(opened, stages or [], console, on, force))
 
 
 @app.command()

@@ -54,6 +54,22 @@ class GraphConfig(Section):
         return {"board": self.boards, "query": self.queries, "user": self.users}[kind]
 
 
+class TuneConfig(Section):
+    unfreeze: Literal["no", "lora", "full"] = Field(
+        "no", description="what of the image encoder learns before it embeds: nothing, LoRA, whole weights"
+    )
+    blocks: int = Field(4, ge=0, description="blocks at its end that learn; 0 = all")
+    steps: int = Field(300, ge=1, description="training steps")
+    batch: int = Field(64, ge=4, description="pairs of each signal in a step; [align] weighs the signals")
+    chunk: int = Field(64, ge=1, description="pictures in one pass; a larger batch goes in several, with the same gradient")
+    learning_rate: float = Field(1e-4, gt=0, description="AdamW on the encoder, cosine to zero")
+    heads_learning_rate: float = Field(1e-3, gt=0, description="AdamW on the heads that it learns with, which are thrown away")
+    lora_rank: int = Field(16, ge=1, description="rank of the LoRA")
+    averaging: float = Field(0.98, ge=0, lt=1, description="running mean of the weights: how much of it a step keeps")
+    share: float = Field(1.0, gt=0, le=1, description="how far from the open encoder's weights to the tuned ones, in the end (WiSE-FT)")
+    seed: int = Field(0, description="seed of everything random in this stage")
+
+
 class AlignConfig(Section):
     dim: int = Field(256, ge=8, description="width of the learned block")
     nested: tuple[int, ...] = Field((64, 128, 256), description="widths that work when cut (Matryoshka)")
@@ -157,6 +173,7 @@ class Config(Section):
     catalogue: CatalogueConfig = CatalogueConfig()
     vision: VisionConfig = VisionConfig()
     graph: GraphConfig = GraphConfig()
+    tune: TuneConfig = TuneConfig()
     align: AlignConfig = AlignConfig()
     index: IndexConfig = IndexConfig()
     diversify: DiversifyConfig = DiversifyConfig()
@@ -193,6 +210,10 @@ def parse(data: dict[str, Any], *, where: str) -> Config:
 
 
 def _together(config: Config, where: str) -> Config:
+    if config.tune.unfreeze != "no" and config.evaluate.splits > 1:
+        what = f'`evaluate.splits` = {config.evaluate.splits} and `tune.unfreeze` = "{config.tune.unfreeze}" do not go together'
+        why = "the tuned encoder has seen what other splits hold out"
+        raise ConfigError(f"{what}: {why}", where=where, fix="set [evaluate] splits = 1; for another split set [catalogue] split and build again")
     edge = math.isqrt(config.graft.tokens_per_item)
     if config.vision.grid < edge > 1:
         what = f"`graft.tokens_per_item` = {config.graft.tokens_per_item} and `vision.grid` = {config.vision.grid} do not go together"

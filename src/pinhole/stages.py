@@ -7,6 +7,7 @@ works, nor of when a stage runs (``builder``). A room is imported when its stage
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,7 @@ def build(
     on: str = "",
 ) -> list[Outcome]:
     """:func:`pinhole.builder.build` of Pinhole's own stages."""
-    return builder.build(workspace, STAGES, fingerprint, names, force=force, track=track, log=log, on=on)
+    return builder.build(workspace, stages_of(workspace.config), fingerprint, names, force=force, track=track, log=log, on=on)
 
 
 def fingerprint(workspace: Workspace, table: str) -> str:
@@ -90,6 +91,18 @@ def _encoders(workspace: Workspace) -> dict[str, str]:
     return {"the image encoder's files": _stamps(vision.image_encoder), "the text encoder's files": _stamps(vision.text_encoder)}
 
 
+def _untuned(workspace: Workspace) -> dict[str, str]:
+    """What tuning begins from, and the settings of other stages that it reads. Raises where the encoder cannot be tuned."""
+    from pinhole.vision.encoders import image_encoder
+    from pinhole.vision.encoders.tuned import check
+
+    vision, align = workspace.config.vision, workspace.config.align
+    check(image_encoder(vision.image_encoder))
+    read = {"[vision]": digest(vision.image_encoder, vision.text_encoder, vision.max_pixels)}
+    weights = (align.weight_title, align.weight_board, align.weight_query, align.dim, align.nested)
+    return read | _encoders(workspace) | {"the signals' weights or widths in [align]": digest(weights)}
+
+
 def _base_and_tools(workspace: Workspace) -> dict[str, str]:
     from pinhole.assistant.tools import Toolbox
     from pinhole.graft.base import check_base, files_read
@@ -111,13 +124,21 @@ def _teacher(config: GraftConfig) -> dict[str, str]:
 # -- what they do -------------------------------------------------------------------------------
 
 
+def _tune(job: Build) -> dict[str, Any]:
+    from pinhole.vision.tune import build_tune
+
+    embedded = job.workspace.latest("embed")
+    return build_tune(_catalogue(job), job.workspace.config, job.out, job.progress, embedded.path if embedded else None)
+
+
 def _embed(job: Build) -> dict[str, Any]:
     from pinhole.vision.cluster import ClusterPool
     from pinhole.vision.precompute import precompute
 
     vision = job.workspace.config.vision
     before = job.previous.path if job.previous else None
-    encoders, limits = (vision.image_encoder, vision.text_encoder), (vision.max_pixels, vision.grid)
+    image = f"tuned:{job.inputs['tune'].path.absolute()}/encoder" if "tune" in job.inputs else vision.image_encoder
+    encoders, limits = (image, vision.text_encoder), (vision.max_pixels, vision.grid)
     pool = partial(ClusterPool, job.on) if job.on else None
     stats = precompute(_catalogue(job), *encoders, job.out, before, vision.workers, job.progress, *limits, pool)
     return stats.figures()
@@ -264,3 +285,11 @@ STAGES: dict[str, Stage] = _named(
         judge=_judge_evaluate,
     ),
 )
+TUNE = Stage("tune", (), ("tune", "catalogue"), ("items", "boards", "queries"), 1, _tune, _untuned)
+
+
+def stages_of(config: Config) -> dict[str, Stage]:
+    """:data:`STAGES`, and before them ``tune`` where ``[tune] unfreeze`` says so."""
+    if config.tune.unfreeze == "no":
+        return STAGES
+    return {"tune": TUNE, **STAGES, "embed": replace(STAGES["embed"], needs=("tune",))}

@@ -16,7 +16,7 @@ from pinhole.builder import Outcome, closure
 from pinhole.catalogue.prices import load_prices
 from pinhole.console import Console, columns
 from pinhole.errors import IngestError, UnknownName, UsageError, WorkspaceError
-from pinhole.stages import STAGES
+from pinhole.stages import STAGES, stages_of
 from pinhole.stages import build as run_stages
 from pinhole.workspace import Artefact, Workspace, disk_errors, read_json, write_json
 
@@ -89,7 +89,7 @@ def samples(workspace: Workspace) -> list[str]:
 def build(workspace: Workspace, names: Sequence[str], console: Console, on: str = "", force: bool = False) -> Answer:
     """Bring stages up to date, on a cluster where one is named; with ``force`` the named ones whole, however little changed. The answer ends with
     the exams' figures when ``evaluate`` was among them."""
-    closure(names, STAGES)  # a wrong name is said before an empty catalogue
+    closure(names, stages_of(workspace.config))  # a wrong name is said before an empty catalogue
     load_prices(workspace.root)  # and a wrong price before an hour's work
     if on:
         cluster.address(on)

@@ -68,7 +68,7 @@ def open_searcher(workspace: Workspace) -> Searcher:
     index = workspace.need("index")
     features = Features.load(made_from(workspace, index, "embed").path)
     space = Space.load(made_from(workspace, index, "align").path)
-    encoders = (lambda: text_encoder(features.text_encoder.spec), lambda: image_encoder(features.image_encoder.spec))
+    encoders = (lambda: text_encoder(features.text_encoder.spec), lambda: image_encoder(features.image_spec))
     settings = workspace.config
     return Searcher(open_catalogue(workspace), features, space, index.path, *encoders, settings.vision.max_pixels, settings.diversify)
 

@@ -143,7 +143,7 @@ class CatalogueShop:
             if self._encoder is None:
                 from pinhole.vision.encoders import image_encoder
 
-                self._encoder = image_encoder(self.features.image_encoder.spec)
+                self._encoder = image_encoder(self.features.image_spec)
         pixels, edge = self._encoder.decode(data, self.config.vision.max_pixels)[None], math.isqrt(self.tokens_per_item)
         image, cells = (self._encoder.encode(pixels), None) if edge == 1 else self._encoder.encode_grid(pixels, edge)
         key = f"{self.space}:sent:{hashlib.sha256(data).hexdigest()}"

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from pinhole.errors import Corrupt, MissingArtefact, SpaceMismatch, UnknownItem
+from pinhole.vision.encoders.tuned import resolved
 from pinhole.vision.grid import restore
 from pinhole.workspace import digest, read_json
 
@@ -72,6 +73,11 @@ class Features:
 
     def __len__(self) -> int:
         return int(self.meta["items"])
+
+    @property
+    def image_spec(self) -> str:
+        """What to give to ``image_encoder``: a tuned encoder's folder is kept relative to this one, so that a workspace may move."""
+        return resolved(self.image_encoder.spec, self.path)
 
     @cached_property
     def rows(self) -> Any:

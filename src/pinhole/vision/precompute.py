@@ -30,6 +30,7 @@ from pinhole.errors import BadImage, Corrupt, PinholeError
 from pinhole.processes import cores
 from pinhole.vision.cluster import ClusterPool
 from pinhole.vision.encoders import ImageEncoder, TextEncoder, image_encoder, text_encoder
+from pinhole.vision.encoders.tuned import relative
 from pinhole.vision.features import LAYOUT, EncoderName, Features
 from pinhole.vision.images import MAX_BYTES, MAX_PIXELS
 from pinhole.vision.pool import Pool
@@ -100,7 +101,7 @@ def precompute(
     out.mkdir(parents=True, exist_ok=True)
     image = image_encoder(image) if isinstance(image, str) else image
     text = text_encoder(text) if isinstance(text, str) else text
-    names = EncoderName(image.spec, image.identity, image.dim), EncoderName(text.spec, text.identity, text.dim)
+    names = EncoderName(relative(image.spec, out), image.identity, image.dim), EncoderName(text.spec, text.identity, text.dim)
     cells = (grid, image.grid(grid).dim) if grid else (0, 0)
     plan = _Plan(catalogue, out, names, cells, _past(out, previous), progress or (lambda done, total: None))
     setup = {

