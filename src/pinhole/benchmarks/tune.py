@@ -4,8 +4,8 @@ The workspace's image encoder is tuned as ``[tune]`` says (``full`` where it say
 pictures are embedded again, and the same heads are trained on both. ``before`` and ``after`` are recall@10 of the same questions: ``query``, held-out
 queries on held-out items known by their pictures alone, by the heads; ``boards``, the mates of a held-out item on a held-out
 board, by the heads from pictures alone; ``pictures``, the same by the frozen vectors, with no heads. ``ratio`` is after ÷ before
-with a paired bootstrap over queries (boards). Tables and artefacts are only read. A run takes about an hour with the default encoder
-on two cores; one that was stopped goes on where it was.
+with a paired bootstrap over queries (boards). Tables and artefacts are only read. A run that was stopped goes on
+where it was.
 """
 
 from __future__ import annotations
