@@ -100,8 +100,7 @@ def test_share_goes_part_of_the_way(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("unfreeze", ["lora", "full"])
-def test_the_default_network_learns_in_its_last_blocks_from_kept_activations(unfreeze: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PINHOLE_CACHE")
+def test_the_default_network_learns_in_its_last_blocks_from_kept_activations(unfreeze: Any, tmp_path: Path) -> None:
     encoder = image_encoder("pypi:efficientnet-lite0")
     unfrozen = Unfrozen(tuned.tunable(encoder), TuneConfig(unfreeze=unfreeze, blocks=2, lora_rank=2))
     shown = pixels(5, 224)
