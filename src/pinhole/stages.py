@@ -249,6 +249,11 @@ def _judge_align(standing: Standing) -> Verdict:
     return freshness.judge_trained(standing, standing.workspace.config.align.retrain_at, ("items", "boards", "queries"))
 
 
+def _judge_tune(standing: Standing) -> Verdict:
+    """Another encoder means that every picture is looked at again: that is asked for, not found."""
+    return Verdict("kept", "the encoder stays as it was tuned, `pinhole build tune --force` tunes it anew")
+
+
 def _judge_graft(standing: Standing) -> Verdict:
     return freshness.judge_trained(standing, standing.workspace.config.graft.retrain_at, ("items", "boards"), _told(standing.workspace))
 
@@ -285,7 +290,7 @@ STAGES: dict[str, Stage] = _named(
         judge=_judge_evaluate,
     ),
 )
-TUNE = Stage("tune", (), ("tune", "catalogue"), ("items", "boards", "queries"), 1, _tune, _untuned)
+TUNE = Stage("tune", (), ("tune", "catalogue"), ("items", "boards", "queries"), 1, _tune, _untuned, _judge_tune)
 
 
 def stages_of(config: Config) -> dict[str, Stage]:

@@ -34,7 +34,7 @@ class Batch:
 
     def others(self) -> Tensor:
         """(b, b + h) bool: what is no negative of a left and not its own right."""
-        square = self.alike & ~torch.eye(len(self.alike), dtype=torch.bool)
+        square = self.alike & ~torch.eye(len(self.alike), dtype=torch.bool, device=self.alike.device)
         return square if self.hard_alike is None else torch.cat([square, self.hard_alike], dim=1)
 
 
@@ -59,7 +59,7 @@ def contrast(left: Tensor, right: Tensor, scale: Tensor, bias: Tensor, batch: Ba
     if batch.often is not None:
         logits, back = logits - batch.often[1][None, :], back - batch.often[0][None, :]
     others = batch.others()
-    target = torch.arange(len(left))
+    target = torch.arange(len(left), device=left.device)
     forth = F.cross_entropy(logits.masked_fill(others, MASKED), target)
     return (forth + F.cross_entropy(back.masked_fill(others[:, : len(right)].T, MASKED), target)) / 2
 
@@ -70,7 +70,7 @@ def sigmoid(left: Tensor, right: Tensor, scale: Tensor, bias: Tensor, batch: Bat
     What is drawn often is corrected in the negatives' logits, as in :func:`contrast`.
     """
     logits = scale * _cosines(left, right, batch) + bias
-    sign = 2 * torch.eye(len(left), logits.shape[1]) - 1
+    sign = 2 * torch.eye(len(left), logits.shape[1], device=left.device) - 1
     if batch.often is not None:
         logits = logits - torch.where(sign < 0, (batch.often[1] - batch.often[1].mean())[None, :], 0.0)
     return -F.logsigmoid(sign * logits).masked_fill(batch.others(), 0.0).sum() / len(left)

@@ -31,9 +31,10 @@ from pinhole.processes import cores
 from pinhole.vision.align import Asked
 from pinhole.vision.encoders import image_encoder, runtime, text_encoder, tuned
 from pinhole.vision.features import Features
-from pinhole.vision.losses import nested_contrast
+from pinhole.vision.losses import Batch, contrast, nested
 from pinhole.vision.precompute import precompute
-from pinhole.vision.signals import Pairs, Sampler, Signals, read_signals
+from pinhole.vision.sampler import Pairs, Sampler
+from pinhole.vision.signals import Signals, read_signals
 from pinhole.vision.start import Start, find_start
 from pinhole.vision.unfreeze import Pictures, Unfrozen, inputs
 from pinhole.workspace import digest, write_atomic, write_json
@@ -225,10 +226,8 @@ def _pictures_of(name: str, pairs: Pairs) -> list[np.ndarray]:
 
 def _contrast(left: Tensor, right: Tensor, heads: _Heads, pairs: Pairs, widths: tuple[int, ...]) -> Tensor:
     scale = heads.log_scale.exp().clamp(max=100.0)
-    if left.device.type == "cpu":
-        return nested_contrast(left, right, scale, torch.from_numpy(pairs.alike), widths)
-    with torch.device(left.device):  # the loss makes small tensors of its own
-        return nested_contrast(left, right, scale, torch.from_numpy(pairs.alike).to(left.device), widths)
+    batch = Batch(torch.from_numpy(pairs.alike).to(left.device))
+    return nested(contrast, left, right, scale, torch.zeros((), device=left.device), batch, widths)
 
 
 def fit(
