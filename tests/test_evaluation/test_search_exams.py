@@ -30,7 +30,14 @@ def figures(toy: Toy) -> dict[str, float]:
 
 @pytest.mark.parametrize(
     "exam",
-    ["search.text_to_image.recall@10", "boards.recall@10", "search.with_titles.recall@10", "related.placed.recall@10", "related.new.recall@10"],
+    [
+        "search.text_to_image.recall@10",
+        "search.fine.recall@10",
+        "boards.recall@10",
+        "search.with_titles.recall@10",
+        "related.placed.recall@10",
+        "related.new.recall@10",
+    ],
 )
 def test_every_figure_has_its_company(figures: dict[str, float], exam: str) -> None:
     for name in ("tuned", "base", "learned"):

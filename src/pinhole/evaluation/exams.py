@@ -15,6 +15,7 @@ from typing import Any
 
 from pinhole.config import Config
 from pinhole.engines.base import Engine
+from pinhole.evaluation.fine_sight import fine_sight
 from pinhole.evaluation.flops import Language
 from pinhole.evaluation.machine import machine
 from pinhole.evaluation.seeing_exams import seeing_exams
@@ -34,6 +35,7 @@ def graft_exams(
     """Seeing and tools; figures, and conversations for the report."""
     asked, seed = config.evaluate, config.evaluate.seed
     figures, seen = seeing_exams(graft, world, asked.seeing_n, seed)
+    figures |= fine_sight(graft, world, asked.seeing_n, seed)
     more, talked = tool_exams(engines, world, tools, config.graft, asked.n, seed, progress, Language.of(graft.lm.config))
     figures |= more | prompt_costs(graft, world)
     return figures, conversations([*seen, *talked], config.evaluate.conversations, seed)

@@ -51,6 +51,8 @@ GROUPS: dict[str, tuple[str, str, dict[str, Named]]] = {
         {
             "search.text_to_image.recall@10": Named("Words find pictures", "right pictures among the first ten, found by the picture alone"),
             "search.text_to_image.recall@10.ratio": Named("… against no training", "tuned ÷ base; interval by resampling the queries", "times"),
+            "search.fine.recall@10": Named("Fine distinctions", "a query's pictures before those of its near twin, by the picture alone"),
+            "search.fine.recall@10.ratio": Named("… against no training", "tuned ÷ base; interval by resampling the queries", "times"),
             "search.with_titles.recall@10": Named("Words find items", "the same queries, items with their titles"),
             "search.with_titles.recall@10.ratio": Named("… against no training", "tuned ÷ base; interval by resampling the queries", "times"),
             "boards.recall@10": Named("New boards", "board-mates among the first ten, from one item of the board"),
@@ -83,6 +85,9 @@ GROUPS: dict[str, tuple[str, str, dict[str, Named]]] = {
             "see.category.accuracy": Named("What kind of thing is it?", "one picture, every category of the catalogue to choose from"),
             "see.pick.accuracy": Named("Which of the four is it?", "four pictures and a name"),
             "see.match.accuracy": Named("Is it this?", "one picture and a name, yes or no"),
+            "see.fine.accuracy": Named(
+                "Which of two that are much alike?", "one picture, the titles of two boards (or two kinds) whose middles are nearest"
+            ),
         },
     ),
     "board": (

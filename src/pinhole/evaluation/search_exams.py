@@ -9,6 +9,7 @@ item on a new board, among known items; ``related.new``: those of a new item on 
 blend of picture and title vectors that is best on these very questions, ``learned`` the embedding alone,
 ``walks`` the graph of the training part alone. Elsewhere ``learned`` is the learned column by itself (heads and
 memory), ``heads`` the two heads without the memory, ``weight`` the learned column's share of all fusion weight.
+``search.fine``: the questions and columns of the first exam, the candidates a query's items and as many of its near twin's.
 
 Whatever is chosen (the bridge's shape, the blend, the weights) was chosen inside the training part.
 Pictures that training saw almost alike are left out of the gallery. More than one split trains align
@@ -26,6 +27,7 @@ import numpy as np
 from pinhole.config import Config, IndexConfig
 from pinhole.evaluation.cold_exams import cold_exam, read_created
 from pinhole.evaluation.intervals import resampled
+from pinhole.evaluation.twins import told_apart, twins
 from pinhole.retrieval.fusion import recall_at
 from pinhole.retrieval.mates import askings, draw_mates, known_gallery, mate_columns
 from pinhole.retrieval.nearest import BITS, Nearest, Storage
@@ -101,7 +103,7 @@ def search_exams(
     signals = read_signals(catalogue, features, config.graph)
     titles = read_titles(catalogue, features.ids)
     cold = cold_exam(features, signals, space, weights, asked, read_created(catalogue, features.ids), config)
-    seen, like, titled = Results(), Results(), Results()
+    seen, like, titled, fine = Results(), Results(), Results(), Results()
     mates, kept = {"placed": Results(), "new": Results()}, dict[str, float]()
     splits = config.evaluate.splits
     for number in range(splits):
@@ -111,6 +113,7 @@ def search_exams(
             space, weights = _again(features, part, asked, titles, settings, progress, number, splits)
         room = _Room(features, space, weights, part, held, asked, titles)
         room.seen(seen)
+        room.fine(fine, config.evaluate.seed)
         room.like(like, settings)
         room.titled(titled)
         room.mates(mates, signals, settings)
@@ -119,6 +122,7 @@ def search_exams(
             progress(number + 1, splits)
     seed = config.evaluate.seed
     found = {**seen.figures("search.text_to_image.recall@10", seed), **like.figures("boards.recall@10", seed)}
+    found |= fine.figures("search.fine.recall@10", seed)
     for kind, results in mates.items():
         found |= results.figures(f"related.{kind}.recall@10", seed)
     return {**found, **kept, **cold, **titled.figures("search.with_titles.recall@10", seed), "search.splits": splits}
@@ -171,6 +175,20 @@ class _Room:
             columns, weights = text_columns(self.blind, vectors, gallery)[:2], self.weights.array("seen")
             heads = self.blind.space.query_vectors(vectors) @ self.blind.learned[gallery].T
             results.add(asked, len(gallery), _share(weights), tuned=_fused(columns, weights), base=columns[1], learned=columns[0], heads=heads)
+
+    def fine(self, results: Results, seed: int) -> None:
+        """Each query's items against as many of the query whose middle, of frozen pictures, is nearest to its own."""
+        asked, gallery = self.trials.text, self.trials.gallery
+        pairs = twins([one.right for one in asked], self.pictures[gallery], seed) if asked else []
+        if pairs:
+            columns = text_columns(self.blind, self.asked.of([asked[pair.group].text for pair in pairs]), gallery)[:2]
+            weights = self.weights.array("seen")
+            for name, scores in {"tuned": _fused(columns, weights), "base": columns[1], "learned": columns[0]}.items():
+                found = [told_apart(row, pair, K) for row, pair in zip(scores, pairs, strict=True)]
+                results.recalls.setdefault(name, []).extend(found)
+            results.chance += [0.5] * len(pairs)
+            results.cluster += [asked[pair.group].text for pair in pairs]
+            results.weight.append(_share(weights))
 
     def stored(self) -> dict[str, float]:
         """The learned column alone, its vectors kept in fewer bits and cut: recall of the same questions, what share is found of the
