@@ -17,7 +17,7 @@ from pinhole.config import Config
 from pinhole.evaluation.intervals import resampled
 from pinhole.retrieval.trials import text_columns, without_twins
 from pinhole.retrieval.weights import Weights, scorers
-from pinhole.vision.align import Asked, Space
+from pinhole.vision.align import Asked, Pictures, Space
 from pinhole.vision.features import Features
 from pinhole.vision.signals import Signals
 
@@ -40,7 +40,7 @@ def cold_exam(
         space = fit(features, part, asked.of([query.key for query in part.queries]), config.align).space
     _, blind = scorers(features, space, part, asked.of([query.key for query in part.queries]), weights.bridge)
     pictured = part.items[features.has_image[part.items]]
-    new = without_twins(held.items[features.has_image[held.items]], pictured, space.picture(np.asarray(features.image)))
+    new = without_twins(held.items[features.has_image[held.items]], pictured, Pictures(space, features))
     gallery = np.union1d(pictured, new)
     cold, known = (np.isin(gallery, rows) for rows in (new, pictured))
     queries = [query for query in signals.asked_apart(config.catalogue) if np.isin(query.rows, new).any() and np.isin(query.rows, pictured).any()]

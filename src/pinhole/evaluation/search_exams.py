@@ -34,7 +34,7 @@ from pinhole.retrieval.nearest import BITS, Nearest, Storage
 from pinhole.retrieval.scores import Block, Scorer, Side
 from pinhole.retrieval.trials import Asking, held_trials, inner_trials, like_columns, text_columns, word_columns
 from pinhole.retrieval.weights import CHOICE_FOLDS, Weights, learn, scorers
-from pinhole.vision.align import Asked, Space
+from pinhole.vision.align import Asked, Pictures, Space
 from pinhole.vision.features import Features
 from pinhole.vision.signals import Signals, read_signals, read_titles
 
@@ -164,7 +164,7 @@ class _Room:
 
     def __init__(self, features: Features, space: Space, weights: Weights, part: Signals, held: Signals, asked: Asked, titles: Sequence[str]) -> None:
         self.features, self.weights, self.part, self.asked, self.titles = features, weights, part, asked, titles
-        self.pictures = space.picture(np.asarray(features.image))
+        self.pictures = Pictures(space, features)
         self.open, self.blind = scorers(features, space, part, asked.of([query.key for query in part.queries]), weights.bridge)
         self.trials = held_trials(features, part, held, self.pictures)
 

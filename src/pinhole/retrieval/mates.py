@@ -18,6 +18,7 @@ from pinhole.config import CatalogueConfig, GraphConfig
 from pinhole.retrieval.scores import Scorer
 from pinhole.retrieval.trials import Asking, without_twins
 from pinhole.retrieval.walks import Walks
+from pinhole.vision.align import Pictures
 from pinhole.vision.features import Features
 from pinhole.vision.signals import Group, Signals
 
@@ -33,20 +34,24 @@ class Mates:
     board: str
 
 
-def known_gallery(features: Features, inside: Signals) -> np.ndarray:
-    """Rows of a training part's items that have a picture, ascending."""
-    return inside.items[features.has_image[inside.items]]
+def known_gallery(features: Features, inside: Signals, most: int = 0) -> np.ndarray:
+    """Rows of a training part's items that have a picture, ascending; at most ``most`` of them, drawn evenly, if that is not 0."""
+    rows = inside.items[features.has_image[inside.items]]
+    if not most or len(rows) <= most:
+        return rows
+    return np.sort(np.random.default_rng(len(rows)).choice(rows, most, replace=False))
 
 
 def draw_mates(
-    features: Features, signals: Signals, config: CatalogueConfig, pictures: np.ndarray, most: int, seed: int = 0
+    features: Features, signals: Signals, config: CatalogueConfig, pictures: np.ndarray | Pictures, most: int, seed: int = 0, most_items: int = 0
 ) -> dict[str, list[Mates]]:
-    """At most ``most`` questions of each kind that the split ``config`` asks; the gallery is :func:`known_gallery` of its training part.
+    """At most ``most`` questions of each kind that the split ``config`` asks; the gallery is :func:`known_gallery` of its training part, of at most
+    ``most_items``.
 
     New items that nearly repeat a known picture (n, width; of length 1) are not asked about.
     """
     inside, outside = signals.part(config)
-    gallery = known_gallery(features, inside)
+    gallery = known_gallery(features, inside, most_items)
     place = np.full(len(features), -1)
     place[gallery] = np.arange(len(gallery))
     fresh = np.zeros(len(features), dtype=bool)

@@ -12,19 +12,20 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from pinhole.config import CatalogueConfig
 from pinhole.retrieval.fusion import recall_at
 from pinhole.retrieval.scores import Scorer
-from pinhole.vision.align import Space, Watch, learned_vectors
+from pinhole.vision.align import Pictures, Space, Watch, learned_vectors
 from pinhole.vision.features import Features
 from pinhole.vision.signals import Signals
 
 TWIN = 0.97  # cosine of standardised pictures from which a held-out picture counts as one seen in training
 BOTH_PER_QUERY = 3
+GALLERY, QUESTIONS = 4096, 512  # items and questions of a kind that anything is chosen on, at most: a matrix of both is held
 
 
 @dataclass(frozen=True)
@@ -71,15 +72,24 @@ def draw_trials(part: Signals, kept: np.ndarray, seed: int = 0) -> Trials:
     return Trials(gallery, text, like, both)
 
 
+def _some(trials: Trials, most: int, draw: np.random.Generator) -> Trials:
+    """At most ``most`` questions of each kind, in their order."""
+
+    def few(asked: list[Asking]) -> list[Asking]:
+        return asked if len(asked) <= most else [asked[place] for place in np.sort(draw.permutation(len(asked))[:most]).tolist()]
+
+    return Trials(trials.gallery, few(trials.text), few(trials.like), few(trials.both))
+
+
 def inner_trials(
-    features: Features, signals: Signals, config: CatalogueConfig, fold: int, pictures: np.ndarray, seed: int = 0
+    features: Features, signals: Signals, config: CatalogueConfig, fold: int, pictures: np.ndarray | Pictures, seed: int = 0
 ) -> tuple[Signals, Trials]:
-    """The inner training part of ``signals`` and the questions of its inner held-out part, twins left out."""
+    """The inner training part of ``signals`` and the questions of its inner held-out part, twins left out; a sample of them where they are many."""
     inside, outside = signals.inner(config, fold)
-    return inside, held_trials(features, inside, outside, pictures, seed)
+    return inside, few_trials(features, inside, outside, pictures, seed)
 
 
-def held_trials(features: Features, inside: Signals, outside: Signals, pictures: np.ndarray, seed: int = 0) -> Trials:
+def held_trials(features: Features, inside: Signals, outside: Signals, pictures: np.ndarray | Pictures, seed: int = 0) -> Trials:
     """Questions of a held-out part, over its pictures that the training part ``inside`` does not nearly repeat."""
     seen, asked = inside.items[features.has_image[inside.items]], outside.items[features.has_image[outside.items]]
     kept = np.zeros(len(features), dtype=bool)
@@ -87,20 +97,30 @@ def held_trials(features: Features, inside: Signals, outside: Signals, pictures:
     return draw_trials(outside, kept, seed)
 
 
-def without_twins(rows: np.ndarray, others: np.ndarray, pictures: np.ndarray, block: int = 1024) -> np.ndarray:
+def few_trials(features: Features, inside: Signals, outside: Signals, pictures: np.ndarray | Pictures, seed: int = 0) -> Trials:
+    """As :func:`held_trials`, of at most :data:`GALLERY` items and :data:`QUESTIONS` questions of a kind."""
+    draw = np.random.default_rng([seed, len(features)])
+    asked = outside.items
+    if len(asked) > GALLERY:
+        kept = np.zeros(len(features), dtype=bool)
+        kept[draw.choice(asked, GALLERY, replace=False)] = True
+        outside = replace(outside, items=np.flatnonzero(kept))
+    return _some(held_trials(features, inside, outside, pictures, seed), QUESTIONS, draw)
+
+
+def without_twins(rows: np.ndarray, others: np.ndarray, pictures: np.ndarray | Pictures, block: int = 1024) -> np.ndarray:
     """The ``rows`` whose picture no other of ``others`` nearly repeats; ``pictures`` (n, width) of length 1."""
-    kept = []
-    for start in range(0, len(rows), block):
-        piece = rows[start : start + block]
-        nearest = np.full(len(piece), -1.0)
-        for begin in range(0, len(others), 8 * block):
-            nearest = np.maximum(nearest, (pictures[piece] @ pictures[others[begin : begin + 8 * block]].T).max(1))
-        kept.append(piece[nearest < TWIN])
-    return np.concatenate(kept) if kept else rows
+    nearest = np.full(len(rows), -1.0)
+    for begin in range(0, len(others), 8 * block):
+        seen = pictures[others[begin : begin + 8 * block]]
+        for start in range(0, len(rows), block):
+            piece = slice(start, start + block)
+            nearest[piece] = np.maximum(nearest[piece], (pictures[rows[piece]] @ seen.T).max(1))
+    return rows[nearest < TWIN]
 
 
 def watch(features: Features, inside: Signals, outside: Signals, asked: Callable[[Sequence[str]], np.ndarray]) -> Watch:
-    """What a training of the space is watched by: recall@10 of the learned vectors alone on the held-out part, which decides nothing.
+    """What a training of the space is watched by: recall@10 of the learned vectors alone on (some of) the held-out part, which decides nothing.
 
     ``query``: a text nobody trained on, items known by their pictures. ``board``: an item of a new board, its mates are right.
     """
@@ -108,15 +128,15 @@ def watch(features: Features, inside: Signals, outside: Signals, asked: Callable
 
     def measure(space: Space) -> dict[str, float]:
         if not drawn:  # the frozen block is the same all along
-            drawn.append(held_trials(features, inside, outside, space.picture(np.asarray(features.image))))
+            drawn.append(few_trials(features, inside, outside, Pictures(space, features)))
         trials = drawn[0]
         found: dict[str, float] = {}
         if trials.text:
             vectors = space.query_vectors(asked([one.text for one in trials.text]))
-            seen = learned_vectors(space, features, titles=False)[trials.gallery]
+            seen = learned_vectors(space, features, titles=False, only=trials.gallery)
             found["query"] = float(recall_at(vectors @ seen.T, [one.right for one in trials.text], 10).mean())
         if trials.like:
-            learned = learned_vectors(space, features)[trials.gallery]
+            learned = learned_vectors(space, features, only=trials.gallery)
             liked = np.array([one.liked for one in trials.like])
             scores = learned[liked] @ learned.T
             scores[np.arange(len(liked)), liked] = -np.inf

@@ -20,7 +20,7 @@ from pinhole.retrieval.mates import Mates, askings, draw_mates, known_gallery, m
 from pinhole.retrieval.scores import COLUMNS, Bridge, BridgeShape, Scorer, memory, picture_bridge
 from pinhole.retrieval.trials import Asking, inner_trials, like_columns, text_columns, word_columns
 from pinhole.retrieval.walks import WALKS
-from pinhole.vision.align import Space, learned_vectors
+from pinhole.vision.align import Pictures, Space, learned_vectors
 from pinhole.vision.features import Features
 from pinhole.vision.signals import Signals, inner
 
@@ -36,6 +36,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "new": (*LIKE, WALKS),
 }
 MATES = 400  # questions about board-mates of a kind and fold, at most: each is a walk
+MATES_AMONG = 8192  # known items that they are looked for among, at most
 WALKS_WEIGHT = 10.0  # where there are too few questions to learn it
 UNLIKE = 0.5  # how much an unlike side counts against a like side (Rocchio 1971)
 WORDS_LEAST = 2.0  # full text's weight when searching, at least: it reads fields that no other column knows, its weight is learned on titles
@@ -131,7 +132,7 @@ class Fold:
         if kept is not None:
             kept.mkdir(exist_ok=True)
         self.space = fit(features, inside, vectors, config.align, folder=kept, progress=counted).space
-        self.pictures = self.space.picture(np.asarray(features.image))
+        self.pictures = Pictures(self.space, features)
         _, self.trials = inner_trials(features, signals, config.catalogue, number, self.pictures, config.align.seed)
         self.texts = asked([one.text for one in self.trials.text])
         self.both_texts = asked([one.text for one in self.trials.both])
@@ -152,8 +153,8 @@ class Fold:
 
     def mates(self, signals: Signals, like: dict[str, float], config: Config) -> dict[str, list[Answered]]:
         """Questions about board-mates; ``like`` are the weights by which a placed item is near."""
-        asked = draw_mates(self.features, signals, inner(config.catalogue, self.number), self.pictures, MATES, config.align.seed)
-        graph, gallery = self.inside.graph(), known_gallery(self.features, self.inside)
+        asked = draw_mates(self.features, signals, inner(config.catalogue, self.number), self.pictures, MATES, config.align.seed, MATES_AMONG)
+        graph, gallery = self.inside.graph(), known_gallery(self.features, self.inside, MATES_AMONG)
         weights = np.array(list(like.values()), dtype=np.float32)
 
         def answered(found: list[Mates]) -> list[Answered]:
@@ -172,7 +173,7 @@ def scorers(features: Features, space: Space, part: Signals, asked: np.ndarray, 
 
 
 def best_shape(
-    features: Features, signals: Signals, asked: Callable[[Sequence[str]], np.ndarray], config: Config, pictures: np.ndarray
+    features: Features, signals: Signals, asked: Callable[[Sequence[str]], np.ndarray], config: Config, pictures: np.ndarray | Pictures
 ) -> BridgeShape:
     """The bridge that finds most by itself on inner splits; ``pictures`` (n, image dim) of length 1. The first of equals."""
     found: dict[BridgeShape, list[np.ndarray]] = {shape: [np.zeros(0)] for shape in SHAPES}

@@ -133,6 +133,17 @@ class Space:
         return space
 
 
+class Pictures:
+    """The frozen blocks (n, image dim) of all items, each computed when it is asked for: the largest matrix of a catalogue is never held whole."""
+
+    def __init__(self, space: Space, features: Features) -> None:
+        self.space, self.features = space, features
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        """(rows, image dim) of length 1."""
+        return self.space.picture(taken(self.features.image, rows))
+
+
 # -- the stage ----------------------------------------------------------------------------------
 
 
@@ -210,13 +221,14 @@ def build_align(
     return {**sizes, "steps": len(fitted.curve), **ends}
 
 
-def learned_vectors(space: Space, features: Features, *, titles: bool = True, rows: int = 8192) -> np.ndarray:
-    """(n, dim): every item's vector from picture and title, or from its picture alone, in slices of ``rows``."""
-    out = np.empty((len(features), space.dim), np.float32)
-    for start in range(0, len(features), rows):
-        piece = np.arange(start, min(start + rows, len(features)))
+def learned_vectors(space: Space, features: Features, *, titles: bool = True, only: np.ndarray | None = None, rows: int = 8192) -> np.ndarray:
+    """(n, dim): every item's vector from picture and title, or from its picture alone, in slices of ``rows``; of ``only`` some rows if given."""
+    wanted = np.arange(len(features)) if only is None else only
+    out = np.empty((len(wanted), space.dim), np.float32)
+    for start in range(0, len(wanted), rows):
+        piece = wanted[start : start + rows]
         image, text = taken(features.image, piece), taken(features.text, piece)
-        out[piece] = space.item_vectors(image, features.has_image[piece], text, features.has_text[piece] & titles)
+        out[start : start + rows] = space.item_vectors(image, features.has_image[piece], text, features.has_text[piece] & titles)
     return out
 
 
