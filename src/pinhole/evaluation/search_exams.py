@@ -110,8 +110,8 @@ def search_exams(
         settings = config.model_copy(update={"catalogue": config.catalogue.model_copy(update={"split": config.catalogue.split + number})})
         part, held = signals.part(settings.catalogue)
         if number:
-            space, weights = _again(features, part, asked, titles, settings, progress, number, splits)
-        room = _Room(features, space, weights, part, held, asked, titles)
+            space, weights = again(features, part, asked, titles, settings, _piece(progress, number, splits))
+        room = Room(features, space, weights, part, held, asked, titles)
         room.seen(seen)
         room.fine(fine, config.evaluate.seed)
         room.like(like, settings)
@@ -136,7 +136,7 @@ def titled_scores(
     from pinhole.catalogue.records import attributes
 
     part, held = read_signals(catalogue, features, config.graph).part(config.catalogue)
-    room = _Room(features, space, weights, part, held, asked, read_titles(catalogue, features.ids))
+    room = Room(features, space, weights, part, held, asked, read_titles(catalogue, features.ids))
     trials, gallery = room.trials.text[:most], room.trials.gallery
     columns = room.titled_columns([one.text for one in trials])
     found = catalogue.items(["id", "attributes"], ids=[features.ids[row] for row in gallery])
@@ -146,20 +146,25 @@ def titled_scores(
     return [one.right for one in trials], _fused(columns, weights.array("text")), room.pictures[gallery], named
 
 
-def _again(
-    features: Features, part: Signals, asked: Asked, titles: Sequence[str], config: Config, progress: Progress | None, number: int, splits: int
+def again(
+    features: Features, part: Signals, asked: Asked, titles: Sequence[str], config: Config, progress: Progress | None = None
 ) -> tuple[Space, Weights]:
+    """Space and fusion weights made from a training part, as ``align`` and ``index`` make them."""
     from pinhole.vision.heads import fit
 
+    weights = learn(features, part, asked.of, titles, config, progress)
+    return fit(features, part, asked.of([query.key for query in part.queries]), config.align).space, weights
+
+
+def _piece(progress: Progress | None, number: int, splits: int) -> Progress:
     def counted(done: int, total: int) -> None:
         if progress is not None:
             progress(number * 1000 + done * 900 // max(total, 1), splits * 1000)
 
-    weights = learn(features, part, asked.of, titles, config, counted)
-    return fit(features, part, asked.of([query.key for query in part.queries]), config.align).space, weights
+    return counted
 
 
-class _Room:
+class Room:
     """One split's exam room: gallery, questions, and scorers that see titles or do not."""
 
     def __init__(self, features: Features, space: Space, weights: Weights, part: Signals, held: Signals, asked: Asked, titles: Sequence[str]) -> None:
