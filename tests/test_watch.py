@@ -241,7 +241,9 @@ def test_the_command_reads_builds_and_finds(toy: Path, tmp_path: Path, capsys: p
 
 def test_ctrl_c_ends_it_and_says_how_to_go_on(workspace: Workspace, tmp_path: Path) -> None:
     (tmp_path / "items.jsonl").write_text("")
-    command = [sys.executable, "-m", "pinhole.cli", "watch", str(tmp_path / "items.jsonl"), "--every", "50ms", "-w", str(workspace.root)]
+    heard = "signal.signal(signal.SIGINT, signal.default_int_handler)"  # a shell starts what runs in the background with Ctrl-C ignored
+    code = f"import signal; {heard}; from pinhole.cli import main; main()"
+    command = [sys.executable, "-c", code, "watch", str(tmp_path / "items.jsonl"), "--every", "50ms", "-w", str(workspace.root)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:

@@ -7,6 +7,7 @@ computed once and kept in 16 bits, so that a step never runs the blocks that sta
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -57,7 +58,8 @@ class Unfrozen:
 
         if not layers:
             raise ConfigError("the encoder has no layers that LoRA goes on", where="[tune] unfreeze", fix='set it to "full"')
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)  # peft asks by its old name
             torch.manual_seed(self.config.seed)
             rank = self.config.lora_rank
             return get_peft_model(self.network, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=layers, lora_dropout=0.0)).eval()
