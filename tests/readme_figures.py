@@ -26,6 +26,7 @@ COMMANDS = {"default": 'make demo ARGS="--no-serve --json"', "full": 'make demo 
 SHOWN = (
     *("search.text_to_image.recall@10", "search.text_to_image.recall@10.ratio", "boards.recall@10", "boards.recall@10.ratio"),
     *("related.placed.recall@10", "related.placed.recall@10.ratio", "related.new.recall@10", "related.new.recall@10.ratio"),
+    *("search.fine.recall@10", "search.cold.recall@10", "see.fine.accuracy"),
     *("see.category.accuracy", "see.pick.accuracy", "see.match.accuracy", "board.theme.accuracy", "board.odd_one_out.accuracy"),
     *("tools.valid", "tools.name", "tools.arguments", "tools.references", "tools.unseen"),
     *("speed.first_token_s", "speed.first_token_over_forward", "speed.tool_call_s", "speed.train.samples_per_s", "speed.embed.fraction"),
