@@ -77,7 +77,7 @@ def test_every_command_is_there_and_has_help(capsys: pytest.CaptureFixture[str])
         (["search", "x", "--frobnicate"], 2, ["--frobnicate"]),
         (["init"], 2, ["missing argument 'DIR'"]),
         (["search"], 2, ["nothing to search for", "--like"]),
-        (["ingest", "itemz", "x.jsonl"], 2, ["itemz", "items, boards, queries, events"]),
+        (["ingest", "itemz", "x.jsonl"], 2, ["itemz", "items, boards, queries, events, judgements"]),
         (["ingest", "items", "absent.jsonl"], 2, ["absent.jsonl"]),
         (["ingest", "items", "absent.jsonl", "--map", "title"], 2, ["OURS=THEIRS"]),
         (["sample", "openclipärt"], 2, ["openclipart, tuxpaint, openmoji"]),

@@ -96,7 +96,7 @@ def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or em
 
 @app.command()
 def ingest(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="items, boards, queries or events.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="items, boards, queries, events or judgements.")],
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="A JSONL, CSV or Parquet file, a folder of images, or hf:NAME.")],
     rename: Annotated[list[str] | None, typer.Option("--map", metavar="OURS=THEIRS", help="Rename a column, as in title=product_title.")] = None,
     workspace: Where = None,
@@ -126,7 +126,7 @@ def sample(
 @app.command()
 def watch(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="A folder of images, or a JSONL, CSV or Parquet file.")],
-    kind: Annotated[str, typer.Option("--kind", metavar="KIND", help="items, boards, queries or events.")] = "items",
+    kind: Annotated[str, typer.Option("--kind", metavar="KIND", help="items, boards, queries, events or judgements.")] = "items",
     every: Annotated[str, typer.Option("--every", metavar="TIME", help="Pause between two looks, as in 2s, 500ms or 1m.")] = "2s",
     once: Annotated[bool, typer.Option("--once", help="One round, then stop.")] = False,
     remove: Annotated[bool, typer.Option("--remove", help="Items (boards) that an earlier round read and that vanished are removed.")] = False,

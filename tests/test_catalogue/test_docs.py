@@ -29,6 +29,7 @@ def folder(tmp_path, monkeypatch):
         "more.csv": [{"sku": "b", "name": "Lamp"}],
         "boards.csv": [{"id": "home", "items": "a|b"}],
         "queries.csv": [{"text": "seat", "item": "a"}],
+        "judgements.csv": [{"text": "seat", "item": "a", "grade": 4}],
     }.items():
         with open(tmp_path / name, "w", newline="") as file:
             writer = csv.DictWriter(file, rows[0])
@@ -44,7 +45,7 @@ def test_the_commands_and_the_python(folder):
     from pinhole.cli import run
 
     lines = [line.removeprefix("$ pinhole ") for line in PAGE.split("## Samples")[0].splitlines() if line.startswith("$ ")]
-    assert len(lines) == 7
+    assert len(lines) == 8
     for line in lines:
         assert run(shlex.split(line)) == 0, line
     printed = io.StringIO()

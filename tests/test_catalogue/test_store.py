@@ -93,6 +93,28 @@ def test_references_to_unknown_items_are_refused_with_a_reason(catalogue):
     assert catalogue.count("rejected") == 3  # noted once
 
 
+def test_judgements_are_replaced_by_their_key_and_bad_grades_refused(catalogue):
+    catalogue.upsert("items", rows(3))
+    given = [
+        ("a  chair", "i0000", 4),
+        ("a chair", "i0001", 0),
+        ("a chair", "i0002", 5),
+        ("a chair", "i0002", None),
+        ("a chair", "gone", 1),
+        ("", "i0000", 1),
+    ]
+    table = pa.table({"text": [one[0] for one in given], "item": [one[1] for one in given], "grade": [one[2] for one in given]})
+    assert catalogue.upsert("judgements", table, source="x") == records.Counts(added=2, rejected=4)
+    assert sorted(row["reason"].split(":")[0] for row in catalogue.rejected().to_pylist()) == ["grade", "no grade", "no text", "unknown item `gone`"]
+    again = pa.table({"text": ["a chair"], "item": ["i0000"], "grade": ["2"]})
+    assert catalogue.upsert("judgements", again) == records.Counts(changed=1)
+    assert catalogue.judgements().to_pylist() == [{"text": "a chair", "item": f"i000{k}", "grade": grade} for k, grade in ((0, 2), (1, 0))]
+    with pytest.raises(IngestError, match="`grade`"):
+        catalogue.upsert("judgements", pa.table({"text": ["a"], "item": ["i0000"]}))
+    catalogue.delete("items", ["i0000"])
+    assert [row["item"] for row in catalogue.judgements().to_pylist()] == ["i0001"]
+
+
 def test_query_counts_are_replaced_and_events_keyed(catalogue):
     catalogue.upsert("items", rows(2))
     catalogue.upsert("queries", pa.table({"text": ["red"], "item": ["i0000"], "count": [2]}))

@@ -3,7 +3,7 @@
 A batch comes in as named columns (Arrow arrays, or Python lists where a source has no types) and
 leaves as a typed Arrow table plus the rows that cannot be kept, each with a reason. Columns that a
 table does not name are folded into the JSON object ``attributes`` (items) or ``context`` (events);
-boards and queries leave them out. Knows nothing of files, of Lance, or of what other rows exist.
+the others leave them out. Knows nothing of files, of Lance, or of what other rows exist.
 Does not look inside images.
 """
 
@@ -39,6 +39,7 @@ ITEMS = pa.schema(
 BOARDS = pa.schema([("id", pa.string()), ("title", pa.string()), ("owner", pa.string()), ("items", IDS), ("private", pa.bool_())])
 QUERIES = pa.schema([("text", pa.string()), ("item", pa.string()), ("count", pa.int64())])
 EVENTS = pa.schema([*((name, pa.string()) for name in ("event_id", "user", "item", "action")), ("time", TIME), ("context", pa.string())])
+JUDGEMENTS = pa.schema([("text", pa.string()), ("item", pa.string()), ("grade", pa.int64())])  # 0 = nothing to do with it … 4 = just that
 REJECTED = pa.schema(
     [
         ("key", pa.string()),  # kind, source and row (or id) in one: a rerun replaces, never repeats
@@ -50,12 +51,33 @@ REJECTED = pa.schema(
         ("data", pa.string()),  # the row as JSON, shortened
     ]
 )
-KINDS = ("items", "boards", "queries", "events")
-SCHEMAS: dict[str, pa.Schema] = {"items": ITEMS, "boards": BOARDS, "queries": QUERIES, "events": EVENTS, "rejected": REJECTED}
-KEYS: dict[str, tuple[str, ...]] = {"items": ("id",), "boards": ("id",), "queries": ("text", "item"), "events": ("event_id",), "rejected": ("key",)}
+KINDS = ("items", "boards", "queries", "events", "judgements")
+SCHEMAS: dict[str, pa.Schema] = {
+    "items": ITEMS,
+    "boards": BOARDS,
+    "queries": QUERIES,
+    "events": EVENTS,
+    "judgements": JUDGEMENTS,
+    "rejected": REJECTED,
+}
+KEYS: dict[str, tuple[str, ...]] = {
+    "items": ("id",),
+    "boards": ("id",),
+    "queries": ("text", "item"),
+    "events": ("event_id",),
+    "judgements": ("text", "item"),
+    "rejected": ("key",),
+}
 # Columns without which no row of a kind means anything, and the one that takes whatever the schema does not name.
-NEEDED = {"items": ("id",), "boards": ("id", "items"), "queries": ("text", "item"), "events": ("user", "item", "action")}
+NEEDED = {
+    "items": ("id",),
+    "boards": ("id", "items"),
+    "queries": ("text", "item"),
+    "events": ("user", "item", "action"),
+    "judgements": ("text", "item", "grade"),
+}
 OVERFLOW = {"items": "attributes", "events": "context"}
+WORTH = 4  # the best grade of a judgement
 SHORT = 2000  # characters of a rejected row that are kept
 
 Column: TypeAlias = Any  # a pyarrow Array or ChunkedArray, or a list of Python values
@@ -112,7 +134,7 @@ class Rows:
 
 
 def check_kind(kind: str) -> str:
-    """Raises :class:`UnknownName` for anything but items, boards, queries, events."""
+    """Raises :class:`UnknownName` for anything but items, boards, queries, events, judgements."""
     if kind not in KINDS:
         raise UnknownName(f"unknown kind `{kind}`", fix=f"known: {', '.join(KINDS)}")
     return kind
@@ -138,7 +160,7 @@ def normalise(kind: str, batch: Batch, *, where: str = "", base: Path | None = N
     for name in NEEDED[kind]:
         if pa.types.is_string(schema.field(name).type):
             bad.where(pc.equal(typed[name], ""), f"no {name}")
-    table, names_row = pa.table(typed, schema=schema), "item" if kind in ("queries", "events") else "id"
+    table, names_row = pa.table(typed, schema=schema), "item" if kind in ("queries", "events", "judgements") else "id"
     refused = [Rejection(batch.rows[i], table[names_row][i].as_py() or "", reason, _shown(columns, i)) for i, reason in sorted(bad.reasons.items())]
     whole = Rows(table, list(batch.rows), batch.broken)
     return whole.keep([i not in bad.reasons for i in range(size)], refused) if refused else whole
@@ -328,6 +350,12 @@ def _finish_queries(typed: dict[str, Any], bad: _Faults, base: Path | None, root
     bad.where(pc.less(typed["count"], 1), "count: at least 1 expected")
 
 
+def _finish_judgements(typed: dict[str, Any], bad: _Faults, base: Path | None, root: Path | None) -> None:
+    typed["text"] = pc.replace_substring_regex(typed["text"], r"\s+", " ")
+    bad.where(pc.is_null(typed["grade"]), "no grade")
+    bad.where(pc.or_(pc.less(typed["grade"], 0), pc.greater(typed["grade"], WORTH)), f"grade: 0 to {WORTH} expected")
+
+
 def _finish_events(typed: dict[str, Any], bad: _Faults, base: Path | None, root: Path | None) -> None:
     typed["action"] = pc.utf8_lower(typed["action"])
     parts = [typed["user"], typed["item"], typed["action"], pc.fill_null(typed["time"].cast(pa.int64()).cast(pa.string()), "")]
@@ -337,4 +365,10 @@ def _finish_events(typed: dict[str, Any], bad: _Faults, base: Path | None, root:
     typed["event_id"] = pa.array(made, pa.string())
 
 
-_FINISH: dict[str, Callable[..., None]] = {"items": _finish_items, "boards": _finish_boards, "queries": _finish_queries, "events": _finish_events}
+_FINISH: dict[str, Callable[..., None]] = {
+    "items": _finish_items,
+    "boards": _finish_boards,
+    "queries": _finish_queries,
+    "events": _finish_events,
+    "judgements": _finish_judgements,
+}

@@ -1,4 +1,4 @@
-"""The catalogue: four Lance tables and the rows they refused, upserted by key, read as Arrow.
+"""The catalogue: five Lance tables and the rows they refused, upserted by key, read as Arrow.
 
 Every batch is one commit of one table: a process killed at any instant leaves the batch whole or
 absent, and running it again changes nothing that is there. Reads see the latest commit, return rows
@@ -139,12 +139,13 @@ class Catalogue:
             self.delete("rejected", gone)
 
     def delete(self, kind: str, ids: Sequence[str]) -> None:
-        """Remove rows by id (queries: by text). Boards, queries and events stop naming a removed item."""
-        column = {"queries": "text"}.get(kind, records.KEYS[kind][0])
+        """Remove rows by id (queries, judgements: by text). Boards and all others stop naming a removed item."""
+        column = {"queries": "text", "judgements": "text"}.get(kind, records.KEYS[kind][0])
         self._drop(kind, column, ids)
         if kind == "items":
             self._drop("queries", "item", ids)
             self._drop("events", "item", ids)
+            self._drop("judgements", "item", ids)
             boards = self.boards()
             if len(boards):
                 gone = set(ids)
@@ -262,6 +263,9 @@ class Catalogue:
 
     def events(self) -> pa.Table:
         return self._all("events")
+
+    def judgements(self) -> pa.Table:
+        return self._all("judgements")
 
     def rejected(self) -> pa.Table:
         return self._all("rejected")
