@@ -112,6 +112,32 @@ class DiversifyConfig(Section):
     bands: int = Field(4, ge=2, description="ranges that a number is cut into, each with as many of what was found")
 
 
+class RankerFeature(Section):
+    name: str = Field(min_length=1, description="what it is called")
+    expression: str = Field(min_length=1, description="SQL over an item's columns, attributes, and clicks, boards and users")
+    default: float = Field(0.0, allow_inf_nan=False, description="its value where the expression gives no number")
+
+
+class RankerConfig(Section):
+    enabled: bool = Field(False, description="whether `pinhole build` trains a ranker, and search puts its first 200 hits in the ranker's order")
+    teacher: str = Field("cross-encoder", description='who grades: "cross-encoder", "graft", or the address of an OpenAI-compatible server')
+    teacher_model: str = Field("", description="the model that is asked of a server; its key is read from PINHOLE_TEACHER_KEY")
+    at_once: int = Field(8, ge=1, description="questions that a server is sent at a time")
+    reads: tuple[str, ...] = Field(("title", "description"), description="columns and attributes of an item that the teacher reads")
+    queries: int = Field(1500, ge=1, description="queries of the log that the teacher grades items for, at most")
+    logged: int = Field(6, ge=0, description="items that a query led to, for each, at most")
+    hits: int = Field(18, ge=1, description="hits of the search as it is, for each: the best, some near them, some of the rest of 200")
+    exam: int = Field(200, ge=1, description="held-out queries that the exams ask, at most")
+    hidden: int = Field(32, ge=1, description="width of the student's hidden layer")
+    epochs: int = Field(15, ge=1, description="times that the student sees each graded pair")
+    batch: int = Field(256, ge=1, description="graded pairs in a step")
+    learning_rate: float = Field(1e-3, gt=0, description="AdamW, cosine to zero")
+    decay: float = Field(0.1, ge=0, description="weight decay of AdamW")
+    seed: int = Field(0, description="seed of everything random in this stage")
+    retrain_at: float = Field(0.1, ge=0, description="share of items or of links that changed since, from which it is trained again")
+    features: tuple[RankerFeature, ...] = Field((), description="numbers of an item that the student reads, here or as [[ranker.features]]")
+
+
 class GraftConfig(Section):
     base: str = Field("pypi:smollm2-135m-instruct", description="pypi:NAME, hf:NAME or a folder: a causal LM, or a VLM (docs/families.md)")
     card: str = Field("#{k}{soft} {title}", description="how an item is written in a prompt, in lessons and in serving")
@@ -177,6 +203,7 @@ class Config(Section):
     align: AlignConfig = AlignConfig()
     index: IndexConfig = IndexConfig()
     diversify: DiversifyConfig = DiversifyConfig()
+    ranker: RankerConfig = RankerConfig()
     graft: GraftConfig = GraftConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     assistant: AssistantConfig = AssistantConfig()
@@ -240,6 +267,8 @@ def _toml(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, str):
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if isinstance(value, Section):
+        return "{ " + ", ".join(f"{key} = {_toml(part)}" for key, part in value) + " }"
     if isinstance(value, tuple):
         return "[" + ", ".join(_toml(part) for part in value) + "]"
     return repr(value)

@@ -121,6 +121,18 @@ def _teacher(config: GraftConfig) -> dict[str, str]:
     return {"the teacher's files": _stamps(config.base)}
 
 
+def _ranker_reads(workspace: Workspace) -> dict[str, str]:
+    """Raises where the teacher or a feature is not one."""
+    from pinhole.retrieval.asked import check_server
+    from pinhole.retrieval.declared import Declared
+
+    settings = workspace.config.ranker
+    Declared.of(settings.features)
+    if settings.teacher not in ("cross-encoder", "graft"):
+        check_server(settings.teacher, settings.teacher_model)
+    return {"the split or the graph in the configuration": digest(workspace.config.catalogue.model_dump(), workspace.config.graph.model_dump())}
+
+
 # -- what they do -------------------------------------------------------------------------------
 
 
@@ -173,6 +185,47 @@ def _index(job: Build) -> dict[str, Any]:
     return build_index(*parts, job.out, job.progress, _asked(job))
 
 
+def _ranker(job: Build) -> dict[str, Any]:
+    from pinhole.evaluation.ranker_exams import ranker_exams
+    from pinhole.retrieval.index import Searcher
+    from pinhole.retrieval.ranker import build_ranker
+    from pinhole.vision.encoders import image_encoder, text_encoder
+    from pinhole.vision.signals import read_signals
+
+    freshness.note(job)
+    config, catalogue, features, space = job.workspace.config, _catalogue(job), _features(job), _space(job)
+    encoders = (lambda: text_encoder(features.text_encoder.spec), lambda: image_encoder(features.image_spec))
+    searcher = Searcher(catalogue, features, space, job.inputs["index"].path, *encoders, config.vision.max_pixels)
+    signals, parts = read_signals(catalogue, features, config.graph), _parts(job.progress, 2)
+    teacher = _ranker_teacher(job, catalogue, features, space)
+    made = build_ranker(catalogue, searcher, signals.part(config.catalogue)[0], _asked(job), teacher, config, job.out, parts[0])
+    ranker, grader, figures = made
+    return figures | ranker_exams(searcher, ranker, grader, signals, config)
+
+
+def _ranker_teacher(job: Build, catalogue: Catalogue, features: Features, space: Space) -> Any:
+    from pinhole.retrieval.asked import AskedTeacher
+    from pinhole.retrieval.teacher import packaged_cross_encoder
+
+    settings = job.workspace.config.ranker
+    if settings.teacher == "cross-encoder":
+        return packaged_cross_encoder()
+    if settings.teacher != "graft":
+        return AskedTeacher(settings.teacher, settings.teacher_model, settings.at_once)
+    from pinhole.catalogue.split import Split
+    from pinhole.graft.grader import GraftGrader
+    from pinhole.graft.model import Graft
+    from pinhole.graft.world import build_world
+
+    grafted, config = job.inputs["graft"], job.workspace.config
+    graft = Graft.load(grafted.path)
+    graft.check_space(space.identity)
+    world = build_world(catalogue, features, space, Split(config.catalogue), config.catalogue.category, tokens_per_item=graft.nested[-1])
+    place = {picture.id: number for number, picture in enumerate(world.pictures)}
+    at = {row: place[id] for row, id in enumerate(features.ids) if id in place}
+    return GraftGrader(graft, lambda row: (world.soft(at[row]), world.pictures[at[row]].title) if row in at else None, grafted.key)
+
+
 def _evaluate(job: Build) -> dict[str, Any]:
     from pinhole.assistant.tools import Toolbox
     from pinhole.catalogue.split import Split
@@ -195,6 +248,7 @@ def _evaluate(job: Build) -> dict[str, Any]:
         lambda: _engine_figures(graft, tools, config, parts[2]),
         lambda: _embed_figures(job, parts[3]),
         lambda: {key: value for key, value in grafted.manifest["figures"].items() if key.startswith(("speed.", "graft.warm_start", "graft.taught"))},
+        lambda: _ranker_figures(job),
     )
     curves = [grafted.path / "curve.png"]
     return build_evaluation(graft, in_bulk(graft, AT_ONCE), world, tools, config, job.out, others=others, curves=curves, progress=parts[0])
@@ -206,6 +260,12 @@ def _search_figures(job: Build, catalogue: Catalogue, features: Features, space:
 
     weights = Weights.from_json(read_json(job.inputs["index"].path / "weights.json"))
     return search_exams(catalogue, features, space, weights, _asked(job), job.workspace.config, progress)
+
+
+def _ranker_figures(job: Build) -> dict[str, float]:
+    """What its stage measured: the teacher was at hand there."""
+    made = job.inputs.get("ranker")
+    return {key: value for key, value in made.manifest["figures"].items() if key.startswith("ranker.")} if made else {}
 
 
 def _engine_figures(graft: Graft, tools: Sequence[ToolSchema], config: Config, progress: Progress) -> dict[str, float]:
@@ -247,6 +307,10 @@ def _told(workspace: Workspace) -> tuple[str, ...]:
 
 def _judge_align(standing: Standing) -> Verdict:
     return freshness.judge_trained(standing, standing.workspace.config.align.retrain_at, ("items", "boards", "queries"))
+
+
+def _judge_ranker(standing: Standing) -> Verdict:
+    return freshness.judge_trained(standing, standing.workspace.config.ranker.retrain_at, ("items", "boards", "queries"))
 
 
 def _judge_tune(standing: Standing) -> Verdict:
@@ -293,8 +357,27 @@ STAGES: dict[str, Stage] = _named(
 TUNE = Stage("tune", (), ("tune", "catalogue"), ("items", "boards", "queries"), 1, _tune, _untuned, _judge_tune)
 
 
+RANKER = Stage(
+    "ranker",
+    ("embed", "align", "index"),
+    ("ranker",),
+    ("items", "boards", "queries", "events", "judgements"),
+    1,
+    _ranker,
+    _ranker_reads,
+    _judge_ranker,
+)
+
+
 def stages_of(config: Config) -> dict[str, Stage]:
-    """:data:`STAGES`, and before them ``tune`` where ``[tune] unfreeze`` says so."""
-    if config.tune.unfreeze == "no":
-        return STAGES
-    return {"tune": TUNE, **STAGES, "embed": replace(STAGES["embed"], needs=("tune",))}
+    """:data:`STAGES`; before them ``tune`` where ``[tune] unfreeze`` says so, and ``ranker`` behind what it needs where ``[ranker] enabled`` does."""
+    stages = dict(STAGES)
+    if config.tune.unfreeze != "no":
+        stages = {"tune": TUNE, **stages, "embed": replace(STAGES["embed"], needs=("tune",))}
+    if config.ranker.enabled:
+        ranker = replace(RANKER, needs=(*RANKER.needs, "graft")) if config.ranker.teacher == "graft" else RANKER
+        evaluate = stages.pop("evaluate")
+        behind = [name for name in stages if name not in (*ranker.needs, "tune")]
+        later = {name: stages.pop(name) for name in behind}
+        stages |= {"ranker": ranker, **later, "evaluate": replace(evaluate, needs=(*evaluate.needs, "ranker"))}
+    return stages

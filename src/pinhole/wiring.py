@@ -69,8 +69,13 @@ def open_searcher(workspace: Workspace) -> Searcher:
     features = Features.load(made_from(workspace, index, "embed").path)
     space = Space.load(made_from(workspace, index, "align").path)
     encoders = (lambda: text_encoder(features.text_encoder.spec), lambda: image_encoder(features.image_spec))
-    settings = workspace.config
-    return Searcher(open_catalogue(workspace), features, space, index.path, *encoders, settings.vision.max_pixels, settings.diversify)
+    settings, catalogue = workspace.config, open_catalogue(workspace)
+    ranker = None
+    if settings.ranker.enabled and (made := workspace.latest("ranker")) is not None:
+        from pinhole.retrieval.ranker import Ranker
+
+        ranker = Ranker.load(made.path, catalogue, settings.ranker, space.identity)
+    return Searcher(catalogue, features, space, index.path, *encoders, settings.vision.max_pixels, settings.diversify, ranker)
 
 
 def open_related(workspace: Workspace) -> Related:

@@ -18,6 +18,7 @@ MARKS = {
     "blind": "the same model with every picture replaced by the mean one",
     "probe": "a linear classifier on the same vectors",
     "base": "the best way without training",
+    "before": "the order of the search as it is",
     "learned": "the trained part by itself, before it is fused with the rest",
 }
 ALSO = {
@@ -65,6 +66,30 @@ GROUPS: dict[str, tuple[str, str, dict[str, Named]]] = {
                 "New items among known ones", "pictures on no board, clicked by nobody: right ones among the first ten of all"
             ),
             "search.splits": Named("Splits", "drawings of what is held out, pooled", "number"),
+        },
+    ),
+    "ranker": (
+        "Ranking",
+        "The first 200 hits put in another order by what a teacher's grades taught, for queries that no stage trained on.",
+        {
+            key: named
+            for k in (10, 20)
+            for key, named in {
+                f"ranker.ndcg@{k}": Named(f"What people chose, first {k}", "nDCG by the items that the query led to"),
+                f"ranker.ndcg@{k}.ratio": Named("… against the search as it is", "after ÷ before; interval by resampling the queries", "times"),
+                f"ranker.graded.ndcg@{k}": Named(f"What the teacher grades high, first {k}", "nDCG by its grades of what either order shows"),
+                f"ranker.graded.ndcg@{k}.ratio": Named(
+                    "… against the search as it is", "after ÷ before; interval by resampling the queries", "times"
+                ),
+            }.items()
+        }
+        | {
+            "ranker.agreement.teacher_human.exact": Named("The teacher grades as people do", "the same of five levels, held-out judgements"),
+            "ranker.agreement.teacher_human.within_one": Named("… or one level off", "held-out judgements"),
+            "ranker.agreement.teacher_human.rank": Named("… in what order", "Spearman's correlation", "number"),
+            "ranker.agreement.student_teacher.exact": Named("The student grades as its teacher", "the same of five levels, held-out queries"),
+            "ranker.agreement.student_teacher.within_one": Named("… or one level off", "held-out queries"),
+            "ranker.agreement.student_teacher.rank": Named("… in what order", "Spearman's correlation", "number"),
         },
     ),
     "storage": (

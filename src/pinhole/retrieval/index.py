@@ -14,6 +14,7 @@ several threads. Knows nothing of conversations or of who asks.
 
 from __future__ import annotations
 
+import copy
 import shutil
 import threading
 from collections.abc import Callable, Sequence
@@ -29,7 +30,9 @@ from pinhole.errors import Corrupt, MissingArtefact, SpaceMismatch, UsageError
 from pinhole.retrieval.arrange import POOL, Arranger
 from pinhole.retrieval.extend import Moves, extend, keep_base, open_nearest
 from pinhole.retrieval.nearest import Nearest
+from pinhole.retrieval.ranker import PART, RANKED, Ranker
 from pinhole.retrieval.scores import COLUMNS, Bridge, BridgeShape, Scorer, Side, memory, picture_bridge
+from pinhole.retrieval.student import inputs
 from pinhole.retrieval.trials import word_unit
 from pinhole.retrieval.weights import KINDS, UNLIKE, WORDS, WORDS_LEAST, Weights, learn
 from pinhole.vision.align import Asked, Space, learned_vectors
@@ -41,6 +44,7 @@ from pinhole.workspace import digest, read_json, write_atomic, write_json
 if TYPE_CHECKING:
     from pinhole.catalogue.store import Catalogue
     from pinhole.config import Config
+    from pinhole.retrieval.item_values import ItemValues
 
 LAYOUT = 2
 EXACT = 8192  # items that are scored one and all
@@ -62,6 +66,19 @@ class Hit:
     id: str
     score: float
     parts: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A query in words, and what a search finds before anything is ranked anew."""
+
+    side: Side
+    words: dict[int, float]
+    """Full text's score of the rows that it names."""
+    rows: np.ndarray
+    """Candidates, best first."""
+    scores: np.ndarray
+    """(rows,)"""
 
 
 # -- the stage ----------------------------------------------------------------------------------
@@ -162,12 +179,14 @@ class Searcher:
         image_encoder: ImageEncoder | Callable[[], ImageEncoder],
         max_pixels: int = MAX_PIXELS,
         diversify: DiversifyConfig = AS_FOUND,
+        ranker: Ranker | None = None,
     ) -> None:
         """``path`` is the artefact of ``index``. An encoder may be a function that makes it when it is first needed.
 
         Liked pictures of more than ``max_pixels`` are refused before they are decoded. ``diversify`` arranges results; the default leaves them as
-        they are found.
+        they are found. ``ranker`` orders the best of what words alone find.
         """
+        self.ranker = ranker
         self.catalogue, self.features, self.space, self.path, self.max_pixels = catalogue, features, space, Path(path), max_pixels
         self._encoders = (text_encoder, image_encoder)
         meta = self._open()
@@ -252,7 +271,11 @@ class Searcher:
             columns[WORDS] = max(columns[WORDS], WORDS_LEAST)
         words = dict(self.catalogue.text_search(text, WORDS_MOST, where or None)) if text else {}
         rows = self._candidates(sides, columns, words, allowed, n)
-        return self.ranked(self._parts(sides, columns, words, rows), rows, n, arranged)
+        parts = self._parts(sides, columns, words, rows)
+        if self.ranker is not None and set(sides) == {"text"}:
+            total = np.sum(list(parts.values()), axis=0)
+            parts[PART] = self.ranker.moves(Question(sides["text"], self._named(words), rows, total), rows, total, self)
+        return self.ranked(parts, rows, n, arranged)
 
     def related(self, id: str, n: int = 10, arranged: bool = True) -> list[Hit]:
         """Items like this one. Raises :class:`UnknownItem`."""
@@ -266,6 +289,41 @@ class Searcher:
     def like_parts(self, row: int, rows: np.ndarray, kind: str) -> dict[str, np.ndarray]:
         """Each weighted like column (rows,) of item ``row`` against ``rows``, with the weights of one of ``KINDS``."""
         return self._parts({"like": self._scorer.items(np.array([row]))}, self.weights.kinds[kind], {}, rows)
+
+    # -- what a ranker learns from --------------------------------------------------------------
+
+    @property
+    def learned(self) -> np.ndarray:
+        """(n, dim): the learned vectors that stand for the items."""
+        return self._scorer.learned
+
+    def remembering(self, memory: Bridge) -> Searcher:
+        """The same searcher with another memory, and no ranker."""
+        other = copy.copy(self)
+        other.ranker, other._scorer = None, copy.copy(self._scorer)
+        other._scorer.memory = memory
+        return other
+
+    def question(self, text: str) -> Question:
+        """What :meth:`search` finds for words alone, before it is ranked anew: at least the best 200 candidates."""
+        text = text.strip()[:TEXT_MOST]
+        self._look()
+        sides, columns = self._sides(text, [], []), dict(zip(KINDS["text"], self.weights.array("text").tolist(), strict=True))
+        columns[WORDS] = max(columns[WORDS], WORDS_LEAST)
+        words = dict(self.catalogue.text_search(text, WORDS_MOST, None))
+        rows = self._candidates(sides, columns, words, self._usable, RANKED)
+        scores = np.sum(list(self._parts(sides, columns, words, rows).values()), axis=0)
+        order = np.lexsort((rows, -np.round(scores, 5)))
+        return Question(sides["text"], self._named(words), rows[order], scores[order])
+
+    def read(self, question: Question, rows: np.ndarray, values: ItemValues) -> np.ndarray:
+        """(rows, width): what a student reads of a question and these items."""
+        words = np.array([question.words.get(row, 0.0) for row in rows.tolist()], dtype=np.float32)
+        return inputs(self._scorer, self._cohort, question.side, rows, words, values([self.features.ids[row] for row in rows]))
+
+    def _named(self, words: dict[str, float]) -> dict[int, float]:
+        unit = word_unit(len(self.features))
+        return {self._place[id]: score / unit for id, score in words.items() if id in self._place}
 
     # -- one query ------------------------------------------------------------------------------
 
@@ -345,7 +403,7 @@ class Searcher:
             for name, values in zip(COLUMNS, found[:, rows] if most else found, strict=True):
                 parts[f"{side}.{name}"] = factors[name] * values
         if words:
-            place = {self._place[id]: score / word_unit(len(self.features)) for id, score in words.items() if id in self._place}
+            place = self._named(words)
             parts[WORDS] = columns[WORDS] * np.array([place.get(row, 0.0) for row in rows.tolist()], dtype=np.float32)
         return parts
 

@@ -7,7 +7,7 @@ few users met: what is learned from them would show in everybody's results. Know
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -94,6 +94,10 @@ class Signals:
         """The queries that nothing is trained on, with all that they led to."""
         split = Split(config)
         return tuple(query for query in self.queries if split.query(query.key))
+
+    def without(self, texts: Collection[str]) -> Signals:
+        """The same without some queries."""
+        return replace(self, queries=tuple(query for query in self.queries if query.key not in texts))
 
     def inner(self, config: CatalogueConfig, fold: int = 0) -> tuple[Signals, Signals]:
         """The same split again inside this part, under another salt: where everything that is *chosen* is chosen."""
