@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,13 @@ from pinhole.catalogue.split import Split
 from pinhole.config import RankerConfig, RankerFeature
 from pinhole.errors import ConfigError, EngineDown, EngineError, SpaceMismatch
 from pinhole.evaluation.ranker_exams import agreement, ranker_exams
+from pinhole.retrieval import ranker as ranker_module
 from pinhole.retrieval.asked import AskedTeacher, read_grade
 from pinhole.retrieval.declared import Declared
 from pinhole.retrieval.index import Searcher
 from pinhole.retrieval.item_values import ItemValues
 from pinhole.retrieval.ndcg import graded, logged, ndcg
-from pinhole.retrieval.ranker import Ranker, blend, build_ranker
+from pinhole.retrieval.ranker import Ranker, blend, build_ranker, opinion
 from pinhole.retrieval.student import Student, distil
 from pinhole.retrieval.teacher import CrossEncoder, Pair, calibrated, levels, scored
 from pinhole.stages import STAGES, stages_of
@@ -278,14 +280,36 @@ def test_blending_keeps_what_cannot_be_graded() -> None:
     assert mixed[3] == 0 and np.argsort(-mixed[:3]).tolist() == [2, 1, 0]
 
 
+def test_an_opinion_is_the_teachers_and_the_logs() -> None:
+    found = np.array([[4.0, 0.0], [1.0, 2.0]])
+    assert opinion(found, 0.0).tolist() == [4, 1] and opinion(found, 1.0).tolist() == [0, 2] and opinion(found, 0.5).tolist() == [2, 1.5]
+
+
+def test_a_mix_is_taken_that_harms_neither(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranker_module, "MIXES", ((0.0, 0.0), (0.5, 0.0), (0.5, 0.4), (1.0, 0.8)))
+
+    class Graded:
+        def pool(self, asked: Any) -> list[dict[int, float]]:
+            return [{0: 1.0, 1: 4.0, 2: 0.0, 3: 2.0} for _ in asked]
+
+    one: Any = SimpleNamespace(query=SimpleNamespace(key="red"))
+    # what is right is row 3: the second order finds only what the teacher likes, the third gains in both, the last only what is right
+    orders = [np.array(order) for order in ([2, 3, 0, 1], [1, 0, 3, 2], [3, 1, 0, 2], [3, 2, 0, 1])]
+    assert ranker_module._choose([(one, np.array([3]), orders)], Graded()) == (0.5, 0.4)  # type: ignore[arg-type]
+    assert ranker_module._choose([], Graded()) == (0.0, 0.0)  # type: ignore[arg-type]
+
+
 def test_a_student_learns_saves_and_repeats_itself(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     read = draw.standard_normal((1500, 6)).astype(np.float32)
     grades = 4 / (1 + np.exp(-2 * read[:, 0] + read[:, 1]))
     settings = RankerConfig(epochs=20, hidden=8, learning_rate=0.02, decay=0.0)
-    student = distil(read[:1000], grades[:1000], settings, "space", ("f",))
-    assert np.abs(student(read[1000:]) - grades[1000:]).mean() < 0.15
-    again = distil(read[:1000], grades[:1000], settings, "space", ("f",))
+    led = read[:, 2] > 0.5
+    student = distil(read[:1000], grades[:1000], led[:1000], settings, "space", ("f",))
+    guessed, likely = student(read[1000:]).T
+    assert np.abs(guessed - grades[1000:]).mean() < 0.2
+    assert ((likely > 2) == led[1000:]).mean() > 0.95
+    again = distil(read[:1000], grades[:1000], led[:1000], settings, "space", ("f",))
     assert all(student.weights[name].tobytes() == again.weights[name].tobytes() for name in student.weights)
     student.save(tmp_path)
     np.testing.assert_array_equal(Student.load(tmp_path)(read), student(read))
@@ -344,7 +368,7 @@ def test_built_measured_and_served(tmp_path: Path) -> None:
     assert found["ranker.agreement.teacher_human.exact.n"] > 0 and found["ranker.agreement.student_teacher.exact.n"] > 0
     workspace.finish("ranker", "r", {})
     loaded = Ranker.load(out.with_suffix(""), toy.catalogue, toy.config.ranker, searcher.space.identity)
-    assert loaded.weight == ranker.weight
+    assert (loaded.weight, loaded.share) == (ranker.weight, ranker.share)
     question = searcher.question("red boat")
     np.testing.assert_array_equal(searcher.read(question, question.rows, loaded.values), searcher.read(question, question.rows, ranker.values))
 
@@ -356,7 +380,7 @@ def test_search_is_ranked_anew_for_words_alone(tmp_path: Path) -> None:
     ranker, _, _ = build_ranker(toy.catalogue, searcher, signals.part(toy.config.catalogue)[0], toy.asked, Contrary(), settings, out, silent)
     plain = searcher.search("red", n=96)
     liked = searcher.search("red", like=["boat/0000"], n=20)
-    searcher.ranker = Ranker(ranker.student, 1.0, ranker.sees, ranker.values)
+    searcher.ranker = Ranker(ranker.student, 1.0, 0.0, ranker.sees, ranker.values)
     ranked = searcher.search("red", n=96)
     place = {row: at for at, row in enumerate(hit.id for hit in ranked)}
     titled = [hit.id for hit in ranked if searcher.features.has_text[searcher.features.row(hit.id)]]

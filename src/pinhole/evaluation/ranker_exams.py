@@ -72,7 +72,7 @@ def _taught(searcher: Searcher, ranker: Ranker, asked: Sequence[tuple[Question, 
     pairs = [(searcher.read(question, np.array(list(pool)), ranker.values), list(pool.values())) for question, pool in asked if pool]
     if not pairs:
         return {f"ranker.agreement.student_teacher.{name}.n": 0 for name in ("exact", "within_one", "rank")}
-    student = np.concatenate([ranker.student(read) for read, _ in pairs])
+    student = np.concatenate([ranker.student(read)[:, 0] for read, _ in pairs])
     return agreement("ranker.agreement.student_teacher", student, np.concatenate([grades for _, grades in pairs]))
 
 

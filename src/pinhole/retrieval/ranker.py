@@ -2,11 +2,12 @@
 
     student.*            the student, see ``student``
     popularity.parquet   see ``item_values``
-    ranker.json          the weight of the student's opinion, whether the teacher saw pictures; written last
+    ranker.json          the weight of the student's opinion, the log's share in it, whether the teacher saw pictures; written last
 
-The student's grade and the search's own score, both standardised over the hits, are mixed by one weight. It is chosen on queries of
+The student's opinion is its guess of the grade and its guess of what the log leads to, mixed by a share. The opinion and the search's own score, both
+standardised over the hits, are mixed by a weight. Share and weight are chosen on queries of
 the training part that the student in question did not learn from, among those that make neither the log's items nor the teacher's grades
-rank worse there; 0 is always among them. Knows nothing of who the teacher is, nor of what is held out.
+rank worse there; a weight of 0 is always among them. Knows nothing of who the teacher is, nor of what is held out.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,9 @@ if TYPE_CHECKING:
 
 RANKED = 200  # hits that are put in another order
 PART = "ranker"  # what a hit's score is moved by
-WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+WEIGHTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+SHARES = (0.0, 0.2, 0.4, 0.6, 0.8)
+MIXES = ((0.0, 0.0), *((weight, share) for weight in WEIGHTS for share in SHARES))
 FOLDS = 4  # parts of the queries: what search remembers of a query's own part is hidden while pairs are drawn
 DEEP = 20  # results that are graded to compare two orders
 Progress = Callable[[int, int], None]
@@ -48,10 +51,13 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Ranker:
-    """The student with its weight, and what it reads of items."""
+    """The student, how much it counts, and what it reads of items."""
 
     student: Student
     weight: float
+    """Of its opinion; the rest is the search's own score."""
+    share: float
+    """Of the log in its opinion; the rest is the teacher."""
     sees: bool
     """Items without text were graded too. Otherwise these keep the search's own score."""
     values: ItemValues
@@ -63,7 +69,7 @@ class Ranker:
         if not self.weight or len(first) < 2:
             return out
         grades = self.student(searcher.read(question, rows[first], self.values))
-        new = blend(scores[first], grades, self.weight, self.known(searcher, rows[first]))
+        new = blend(scores[first], opinion(grades, self.share), self.weight, self.known(searcher, rows[first]))
         out[first] = new - scores[first]
         rest = np.setdiff1d(np.arange(len(rows)), first)
         if len(rest):
@@ -82,18 +88,23 @@ class Ranker:
         meta = read_json(folder / "ranker.json")
         student = Student.load(folder)
         student.check(space, written(config), str(folder))
-        return cls(student, meta["weight"], meta["sees"], ItemValues(catalogue, Declared.of(config.features), load_popularity(folder)))
+        return cls(student, meta["weight"], meta["share"], meta["sees"], ItemValues(catalogue, Declared.of(config.features), load_popularity(folder)))
+
+
+def opinion(found: np.ndarray, share: float) -> np.ndarray:
+    """(n, 2) of a student to (n,): the grade, and what the log leads to by its ``share``."""
+    return np.asarray((1 - share) * found[:, 0] + share * found[:, 1])
 
 
 def blend(scores: np.ndarray, grades: np.ndarray, weight: float, known: np.ndarray) -> np.ndarray:
-    """(n,) search scores and (n,) grades to one score on the scale of the first; what is not ``known`` keeps its own."""
+    """(n,) search scores and (n,) opinions to one score on the scale of the first; what is not ``known`` keeps its own."""
     if known.sum() < 2:
         return scores
     mean, deviation = scores.mean(), max(float(scores.std()), 1e-6)
     standard = (scores - mean) / deviation
-    opinion = (grades - grades[known].mean()) / max(float(grades[known].std()), 1e-6)
+    judged = (grades - grades[known].mean()) / max(float(grades[known].std()), 1e-6)
     # Those that cannot be graded stand at the mean of the ones that can: their opinion is the search's own.
-    return np.asarray(np.where(known, mean + deviation * ((1 - weight) * standard + weight * opinion), scores))
+    return np.asarray(np.where(known, mean + deviation * ((1 - weight) * standard + weight * judged), scores))
 
 
 def written(config: RankerConfig) -> tuple[str, ...]:
@@ -169,6 +180,11 @@ class _Seen:
     question: Question
     searcher: Searcher
 
+    @cached_property
+    def led(self) -> frozenset[int]:
+        """Rows that it led to."""
+        return frozenset(self.query.rows.tolist())
+
 
 def build_ranker(
     catalogue: Catalogue, searcher: Searcher, signals: Signals, asked: Asked, teacher: Teacher, config: Config, out: Path, progress: Progress
@@ -193,19 +209,24 @@ def build_ranker(
     known = np.isfinite(grades)
     apart = Split(inner(config.catalogue))
     outer = np.array([apart.query(one.query.key) for one, _ in drawn], dtype=bool)
-    make = partial(_taught, config=settings, space=searcher.space.identity)
-    first = make(read[known & ~outer], grades[known & ~outer])
+    led = np.array([row in one.led for one, row in drawn], dtype=bool)
+
+    def made(kept: np.ndarray) -> Student:
+        return _taught(read[kept], grades[kept], led[kept], settings, searcher.space.identity)
+
+    first = made(known & ~outer)
     asked_apart = [one for one in seen if apart.query(one.query.key)][: settings.exam]
     sees = teacher.sees
-    choice = [(one, *_ordered(Ranker(first, 1.0, sees, values), one, inside)) for one in asked_apart]
-    weight = _choose(choice, grader) if (known & ~outer).any() else 0.0
+    choice = [(one, *_ordered(Ranker(first, 1.0, 0.0, sees, values), one, inside)) for one in asked_apart]
+    weight, share = _choose(choice, grader) if (known & ~outer).any() else MIXES[0]
     progress(900, 1000)
-    ranker = Ranker(make(read[known], grades[known]), weight, sees, values)
+    ranker = Ranker(made(known), weight, share, sees, values)
     ranker.student.save(out)
     save_popularity(counts, out)
-    write_json(out / "ranker.json", {"weight": weight, "sees": sees, "teacher": teacher.identity, "judged": judged})
-    figures = {"queries": len(seen), "pairs": len(drawn), "graded": int(known.sum()), "chosen_on": len(choice), "weight": weight, "judged": judged}
-    return ranker, grader, {name: float(value) for name, value in figures.items()}
+    write_json(out / "ranker.json", {"weight": weight, "share": share, "sees": sees, "teacher": teacher.identity, "judged": judged})
+    figures = {"queries": len(seen), "pairs": len(drawn), "graded": int(known.sum()), "led": int(led[known].sum()), "chosen_on": len(choice)}
+    chosen = {"weight": weight, "share": share, "judged": judged}
+    return ranker, grader, {name: float(value) for name, value in {**figures, **chosen}.items()}
 
 
 def some(queries: Sequence[Group], n: int) -> list[Group]:
@@ -249,30 +270,31 @@ def _read(drawn: Sequence[tuple[_Seen, int]], values: ItemValues) -> np.ndarray:
     return np.concatenate(out)
 
 
-def _taught(read: np.ndarray, grades: np.ndarray, config: RankerConfig, space: str) -> Student:
+def _taught(read: np.ndarray, grades: np.ndarray, led: np.ndarray, config: RankerConfig, space: str) -> Student:
     """Where nothing was graded, a student that has no opinion."""
     if not len(read):
-        read, grades = np.zeros((1, read.shape[1]), np.float32), np.zeros(1)
-    return distil(read, grades, config, space, written(config))
+        read, grades, led = np.zeros((1, read.shape[1]), np.float32), np.zeros(1), np.zeros(1, dtype=bool)
+    return distil(read, grades, led, config, space, written(config))
 
 
 def _ordered(ranker: Ranker, one: _Seen, inside: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Training items that the query led to, and the pool's rows in the order of each of :data:`WEIGHTS`."""
+    """Training items that the query led to, and the pool's rows in the order of each of :data:`MIXES`."""
     kept = inside[one.question.rows]
     rows, scores = one.question.rows[kept][:RANKED], one.question.scores[kept][:RANKED]
     if not len(rows):
-        return one.query.rows, [rows for _ in WEIGHTS]
-    grades, known = ranker.student(one.searcher.read(one.question, rows, ranker.values)), ranker.known(one.searcher, rows)
-    return one.query.rows, [rows[np.lexsort((rows, -blend(scores, grades, weight, known)))] for weight in WEIGHTS]
+        return one.query.rows, [rows for _ in MIXES]
+    found, known = ranker.student(one.searcher.read(one.question, rows, ranker.values)), ranker.known(one.searcher, rows)
+    mixed = [blend(scores, opinion(found, share), weight, known) for weight, share in MIXES]
+    return one.query.rows, [rows[np.lexsort((rows, -scores))] for scores in mixed]
 
 
-def _choose(choice: Sequence[tuple[_Seen, np.ndarray, list[np.ndarray]]], grader: Grader) -> float:
-    """The weight that gains most in both nDCG@10 together, among those that lose in neither."""
+def _choose(choice: Sequence[tuple[_Seen, np.ndarray, list[np.ndarray]]], grader: Grader) -> tuple[float, float]:
+    """The mix that gains most in both nDCG@10 together, among those that lose in neither."""
     if not choice:
-        return 0.0
+        return MIXES[0]
     pools = grader.pool([(one.query.key, orders) for one, _, orders in choice])
     gains = np.array(
         [[[logged(order, right, 10), graded(order, pool, 10)] for order in orders] for (_, right, orders), pool in zip(choice, pools, strict=True)]
-    ).mean(0)  # (weights, 2)
+    ).mean(0)  # (mixes, 2)
     harmless = (gains >= gains[0] - 1e-9).all(1)
-    return WEIGHTS[int(np.argmax(np.where(harmless, gains.sum(1), -np.inf)))]
+    return MIXES[int(np.argmax(np.where(harmless, gains.sum(1), -np.inf)))]

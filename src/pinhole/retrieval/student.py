@@ -1,12 +1,14 @@
-"""The student: a small feed-forward net from a query and an item to the grade that the teacher would give.
+"""The student: a small feed-forward net from a query and an item to the grade that the teacher would give, and to whether the log leads there.
 
     cosines of three blocks, raw and standardised ─┐
     full text, has a picture, has a title ─────────┤
     popularity, declared features ─────────────────┼─ standardise ── linear ── ReLU ── linear ── sigmoid × 4
-    learned vectors, number by number ─────────────┘
+    learned vectors, number by number ─────────────┘          └─ the same: × 4 if the query led to the item
 
 Trained in torch, applied in numpy. What it reads of a pair is made by :func:`inputs` alone, in training and in serving. Distilled as in
-Hinton et al. 2015: it learns the teacher's whole grade, not its nearest level. Knows nothing of who taught it or of where the pairs are from.
+Hinton et al. 2015: it learns the teacher's whole grade, not its nearest level. Two tasks share the hidden layer (Caruana 1997), because a
+teacher who reads titles and people who look at pictures do not agree: how much each counts is for others to say. Knows nothing of who taught
+it or of where the pairs are from.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from pinhole.retrieval.scores import COLUMNS, Block, Scorer, Side
 from pinhole.retrieval.teacher import BEST
 from pinhole.workspace import read_json, write_atomic, write_json
 
-LAYOUT = 1
+LAYOUT = 2
 FEW = 2 * len(COLUMNS) + 3  # inputs that are neither of the item alone nor products
 FARTHEST = 5.0  # deviations from the mean, beyond which an input says no more
 Progress = Callable[[int, int], None]
@@ -42,7 +44,7 @@ def inputs(scorer: Scorer, cohort: Block, side: Side, rows: np.ndarray, words: n
 
 @dataclass(frozen=True)
 class Student:
-    """``student(inputs)`` grades. Weights are float32 arrays; ``space`` is the identity of the embedding space they were learned in."""
+    """``student(inputs)`` are opinions. Weights are float32 arrays; ``space`` is the identity of the embedding space they were learned in."""
 
     weights: dict[str, np.ndarray]
     space: str
@@ -50,11 +52,11 @@ class Student:
     """Names of the declared features that it reads, with their expressions, in order."""
 
     def __call__(self, read: np.ndarray) -> np.ndarray:
-        """(n, width) of :func:`inputs` to (n,) grades in [0, 4]."""
+        """(n, width) of :func:`inputs` to (n, 2) in [0, 4]: the teacher's grade, and how likely the log leads there."""
         w = self.weights
         x = np.clip((read - w["mean"]) / w["deviation"], -FARTHEST, FARTHEST)  # (n, width)
         hidden = np.maximum(x @ w["hidden.weight"].T + w["hidden.bias"], 0)  # (n, hidden)
-        logits = hidden @ w["out.weight"][0] + w["out.bias"][0]
+        logits = hidden @ w["out.weight"].T + w["out.bias"]
         return np.asarray(BEST / (1 + np.exp(-logits.astype(np.float64))))
 
     def check(self, space: str, features: tuple[str, ...], where: str) -> None:
@@ -93,16 +95,25 @@ class Student:
 
 def _check_shapes(weights: dict[str, np.ndarray]) -> None:
     hidden, width = weights["hidden.weight"].shape
-    wanted = {"mean": (width,), "deviation": (width,), "hidden.bias": (hidden,), "out.weight": (1, hidden), "out.bias": (1,)}
+    wanted = {"mean": (width,), "deviation": (width,), "hidden.bias": (hidden,), "out.weight": (2, hidden), "out.bias": (2,)}
     for name, shape in wanted.items():
         if weights[name].shape != shape:
             raise ValueError(f"`{name}` of shape {weights[name].shape}, not {shape}")
 
 
 def distil(
-    read: np.ndarray, grades: np.ndarray, config: RankerConfig, space: str, features: tuple[str, ...], progress: Progress | None = None
+    read: np.ndarray,
+    grades: np.ndarray,
+    led: np.ndarray,
+    config: RankerConfig,
+    space: str,
+    features: tuple[str, ...],
+    progress: Progress | None = None,
 ) -> Student:
-    """Train on (n, width) inputs and the teacher's (n,) grades in [0, 4], on one thread; the same seed gives the same weights."""
+    """Train on (n, width) inputs, the teacher's (n,) grades in [0, 4] and (n,) whether the query ``led`` to the item, on one thread.
+
+    The same seed gives the same weights.
+    """
     import torch
     from torch import nn
 
@@ -113,7 +124,7 @@ def distil(
         mean, deviation = read.mean(0, dtype=np.float64).astype(np.float32), read.std(0, dtype=np.float64).astype(np.float32)
         deviation = np.where(deviation > 1e-6, deviation, 1).astype(np.float32)
         x = torch.from_numpy(np.clip((read - mean) / deviation, -FARTHEST, FARTHEST))
-        y = torch.from_numpy((grades / BEST).astype(np.float32))
+        y = torch.from_numpy(np.stack([grades / BEST, led], axis=1).astype(np.float32))
         weights = _start(x.shape[1], config.hidden, draw)
         decayed, plain = [weights["hidden.weight"], weights["out.weight"]], [weights["hidden.bias"], weights["out.bias"]]
         groups = [{"params": decayed, "weight_decay": config.decay}, {"params": plain, "weight_decay": 0.0}]
@@ -124,7 +135,7 @@ def distil(
                 for group in optimiser.param_groups:
                     group["lr"] = config.learning_rate * (0.5 + 0.5 * math.cos(math.pi * step / steps))
                 hidden = nn.functional.relu(nn.functional.linear(x[some], weights["hidden.weight"], weights["hidden.bias"]))
-                logits = nn.functional.linear(hidden, weights["out.weight"], weights["out.bias"])[:, 0]
+                logits = nn.functional.linear(hidden, weights["out.weight"], weights["out.bias"])
                 optimiser.zero_grad()
                 nn.functional.binary_cross_entropy_with_logits(logits, y[some]).backward()
                 optimiser.step()
@@ -140,6 +151,6 @@ def distil(
 def _start(width: int, hidden: int, draw: Any) -> dict[str, Any]:
     import torch
 
-    shapes = {"hidden.weight": (hidden, width), "out.weight": (1, hidden)}
+    shapes = {"hidden.weight": (hidden, width), "out.weight": (2, hidden)}
     weights = {name: (torch.randn(shape, generator=draw) / math.sqrt(shape[1])).requires_grad_() for name, shape in shapes.items()}
-    return weights | {"hidden.bias": torch.zeros(hidden, requires_grad=True), "out.bias": torch.zeros(1, requires_grad=True)}
+    return weights | {"hidden.bias": torch.zeros(hidden, requires_grad=True), "out.bias": torch.zeros(2, requires_grad=True)}
