@@ -25,10 +25,10 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pinhole import config as configuration
 from pinhole.config import Config
@@ -43,13 +43,16 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write a whole file or nothing: a temporary neighbour, fsync, rename."""
+def write_atomic(path: Path, data: bytes | str | Callable[[IO[bytes]], None]) -> None:
+    """Write a whole file or nothing: a temporary neighbour, fsync, rename. ``data`` may be a function that writes it into an open file."""
     data = data.encode() if isinstance(data, str) else data
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
-            file.write(data)
+            if callable(data):
+                data(file)
+            else:
+                file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -202,7 +202,8 @@ class Room:
         if not asked:
             return {}
         questions = self.blind.words(self.asked.of([one.text for one in asked])).learned
-        learned, everything = self.blind.learned, np.arange(len(self.features))
+        everything = np.arange(len(self.features))
+        learned = self.blind.learned[everything]
         whole = Nearest.build(learned, everything, STORED).many(questions, K)[0]
         found: dict[str, float] = {}
         for storage, width in STORAGES:

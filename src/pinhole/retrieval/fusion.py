@@ -21,7 +21,7 @@ class Answered:
     """One question: a row of columns for each candidate, and which candidates are right."""
 
     columns: np.ndarray
-    """(candidates, columns) float, standardised."""
+    """(candidates, columns) float32, standardised."""
     right: np.ndarray
     """(candidates,) bool, at least one True."""
 

@@ -35,7 +35,7 @@ from pinhole.retrieval.scores import COLUMNS, Bridge, BridgeShape, Scorer, Side,
 from pinhole.retrieval.student import inputs
 from pinhole.retrieval.trials import word_unit
 from pinhole.retrieval.weights import KINDS, UNLIKE, WORDS, WORDS_LEAST, Weights, learn
-from pinhole.vision.align import Asked, Space, learned_vectors
+from pinhole.vision.align import Asked, Learned, Space, Titles, learned_vectors
 from pinhole.vision.encoders.base import ImageEncoder, TextEncoder
 from pinhole.vision.features import Features
 from pinhole.vision.images import MAX_PIXELS
@@ -98,8 +98,6 @@ def build_index(
     ``asked`` are the query texts' vectors that ``align`` left beside the space (None encodes them again). Returns figures for the manifest. Raises
     :class:`SpaceMismatch` where the features come from other encoders than the space.
     """
-    from safetensors.numpy import save
-
     from pinhole.catalogue.graph import Graph, read_edges
     from pinhole.vision.signals import read_signals, read_titles
 
@@ -115,13 +113,11 @@ def build_index(
         shutil.rmtree(folds)
     weights = Weights.from_json(read_json(kept))
     usable, titled = np.flatnonzero(features.has_image | features.has_text), np.flatnonzero(features.has_text)
-    learned = learned_vectors(space, features)
     texts = asked.of([query.key for query in part.queries])
-    known = memory(features, part, texts, learned)
-    write_atomic(out / "memory.safetensors", save({"texts": known.texts, "vectors": known.vectors}))
-    Nearest.build(learned[usable], usable, config.index, space.query_vectors(texts)).save(out / "learned.faiss")
+    _save_memory(memory(features, part, texts, Learned(space, features)), out)
+    Nearest.build(Learned(space, features, only=usable), usable, config.index, space.query_vectors(texts)).save(out / "learned.faiss")
     whole = config.index.model_copy(update={"width": 0})  # the text encoder's vectors were not trained to be cut
-    Nearest.build(features.text[titled], titled, whole, texts).save(out / "titles.faiss")
+    Nearest.build(Titles(features, titled), titled, whole, texts).save(out / "titles.faiss")
     graph = Graph.of(len(features), read_edges(catalogue, features.ids, config.graph), config.graph)
     graph.save(out / "graph.safetensors")
     keep_base(features, out)
@@ -150,6 +146,12 @@ def _write_meta(out: Path, features: Features, space: Space, weights: Weights) -
     meta = {"layout": LAYOUT, "space": space.identity, "items": digest(features.ids), "weights": weights.as_json(), "cohort": cohort.tolist()}
     write_json(out / "index.json", meta)
     return usable
+
+
+def _save_memory(known: Bridge, path: Path) -> None:
+    from safetensors.numpy import save
+
+    write_atomic(path / "memory.safetensors", save({"texts": known.texts, "vectors": np.asarray(known.vectors)}))
 
 
 def _load_memory(path: Path) -> Bridge:
@@ -192,8 +194,10 @@ class Searcher:
         meta = self._open()
         self.weights = Weights.from_json(meta["weights"])
         self._learned, self._titles = open_nearest(self.path, "learned"), open_nearest(self.path, "titles")
-        bridge = picture_bridge(features, space, np.arange(len(features)), self.weights.bridge)
-        self._scorer = Scorer(features, space, learned_vectors(space, features), bridge, _load_memory(self.path))
+        bridge = picture_bridge(features, space, np.arange(len(features)), self.weights.bridge, lasting=True)
+        self.learned = learned_vectors(space, features)
+        """(n, dim): the learned vectors that stand for the items."""
+        self._scorer = Scorer(features, space, self.learned, bridge, _load_memory(self.path), lasting=True)
         self._cohort = self._scorer.block(np.array(meta["cohort"], dtype=np.int64))
         self._arranger = Arranger(catalogue, features.ids, self._pictures, diversify)
         self._version, self._guard = -1, threading.Lock()
@@ -291,11 +295,6 @@ class Searcher:
         return self._parts({"like": self._scorer.items(np.array([row]))}, self.weights.kinds[kind], {}, rows)
 
     # -- what a ranker learns from --------------------------------------------------------------
-
-    @property
-    def learned(self) -> np.ndarray:
-        """(n, dim): the learned vectors that stand for the items."""
-        return self._scorer.learned
 
     def remembering(self, memory: Bridge) -> Searcher:
         """The same searcher with another memory, and no ranker."""

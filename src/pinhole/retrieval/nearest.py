@@ -9,13 +9,15 @@ numbers, no ids. An index is one file, read into memory when it is opened.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 
 from pinhole.config import IndexConfig
 from pinhole.errors import Corrupt, MissingArtefact
+from pinhole.vision.align import Vectors
 from pinhole.workspace import write_atomic
 
 Storage = Literal["float32", "float16", "int8", "bit"]
@@ -24,6 +26,7 @@ RESCORED = 8  # times as many as are asked for are found by one bit, and scored 
 SCANNED = 2_000  # rows that a filter leaves which are scanned one by one, whatever the lists
 PROBES = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 TRIED, AT_LEAST = 256, 10  # queries that choose among them, by recall of so many
+PIECE = 4096  # vectors that are read at a time while an index is built
 A_CENTRE = 40  # rows of a list that its centre is learned from
 
 
@@ -34,10 +37,12 @@ class Nearest:
         self.index, self.rows = index, np.asarray(rows, dtype=np.int64)
 
     @classmethod
-    def build(cls, vectors: np.ndarray, rows: np.ndarray, config: IndexConfig, asked: np.ndarray | None = None) -> Nearest:
-        """``vectors`` (m, width) float32 of the features' ``rows`` (m,), ascending; queries ``asked`` (q, width) choose how many lists are read."""
+    def build(cls, vectors: Vectors, rows: np.ndarray, config: IndexConfig, asked: np.ndarray | None = None) -> Nearest:
+        """``vectors`` (m, width) float32 of the features' ``rows`` (m,), ascending; queries ``asked`` (q, width) choose how many lists are read.
+
+        Vectors are read a piece at a time, so that what computes them need not hold them all.
+        """
         width = min(config.width or vectors.shape[1], vectors.shape[1])
-        kept = _cut(vectors, width)
         if config.storage == "bit":
             index = _bits(width)
         elif len(rows) < config.flat_below:
@@ -45,19 +50,18 @@ class Nearest:
         else:
             index = _lists(width, len(rows), config.storage)
         if len(rows):
-            index.train(_sample(kept, A_CENTRE * index.nlist) if hasattr(index, "nlist") else kept)
-            index.add(kept)
+            index.train(_cut(vectors[_some(len(rows), A_CENTRE * index.nlist if hasattr(index, "nlist") else len(rows))], width))
+            for piece in _pieces(len(rows)):
+                index.add(_cut(vectors[piece], width))
         found = cls(index, rows)
         if found.lists:
-            found.probe(kept, _cut(asked, width) if asked is not None and len(asked) else kept, config.recall)
+            found.probe(vectors, asked if asked is not None and len(asked) else vectors, config.recall)
         return found
 
-    def probe(self, vectors: np.ndarray, asked: np.ndarray, wanted: float) -> float:
+    def probe(self, vectors: Vectors, asked: Vectors, wanted: float) -> float:
         """Set how many lists a search reads: the fewest whose recall@10 of a scan of ``vectors`` is ``wanted``; what recall that is."""
-        import faiss
-
-        few, count = _sample(asked, TRIED), min(AT_LEAST, len(self))
-        exact = faiss.knn(few, vectors, count, metric=faiss.METRIC_INNER_PRODUCT)[1]
+        few, count = _cut(asked[_some(asked.shape[0], TRIED)], self.width), min(AT_LEAST, len(self))
+        exact = self._exact(vectors, few, count)
         reached = 0.0
         for probes in PROBES:
             self.index.nprobe = min(probes, self.lists)
@@ -66,6 +70,18 @@ class Nearest:
             if reached >= wanted or probes >= self.lists:
                 break
         return reached
+
+    def _exact(self, vectors: Vectors, asked: np.ndarray, count: int) -> np.ndarray:
+        """(q, count) places of the nearest by a scan of all."""
+        import faiss
+
+        best, places = np.zeros((len(asked), 0), np.float32), np.zeros((len(asked), 0), np.int64)
+        for piece in _pieces(len(self)):
+            scores, found = faiss.knn(asked, _cut(vectors[piece], self.width), min(count, len(piece)), metric=faiss.METRIC_INNER_PRODUCT)
+            best, places = np.concatenate([best, scores], axis=1), np.concatenate([places, piece[found]], axis=1)
+            order = np.argsort(-best, axis=1, kind="stable")[:, :count]
+            best, places = np.take_along_axis(best, order, 1), np.take_along_axis(places, order, 1)
+        return places
 
     def __len__(self) -> int:
         return int(self.index.ntotal)
@@ -134,7 +150,11 @@ class Nearest:
         """The index and its rows as one file."""
         import faiss
 
-        write_atomic(path, len(self.rows).to_bytes(8, "little") + self.rows.tobytes() + faiss.serialize_index(self.index).tobytes())
+        def write(file: IO[bytes]) -> None:  # a piece at a time: no second copy of the vectors in memory
+            file.write(len(self.rows).to_bytes(8, "little") + self.rows.tobytes())
+            faiss.write_index(self.index, faiss.PyCallbackIOWriter(file.write))
+
+        write_atomic(path, write)
 
     @classmethod
     def load(cls, path: Path) -> Nearest:
@@ -143,10 +163,10 @@ class Nearest:
 
         if not path.exists():
             raise MissingArtefact("no index", where=str(path), fix="run `pinhole build index`")
-        data = np.fromfile(path, dtype=np.uint8)
         try:
-            end = 8 + 8 * int.from_bytes(data[:8].tobytes(), "little")
-            index = cls(faiss.deserialize_index(data[end:]), np.frombuffer(data[8:end].tobytes(), dtype=np.int64))
+            with open(path, "rb") as file:
+                rows = np.fromfile(file, np.int64, int.from_bytes(file.read(8), "little"))
+                index = cls(faiss.read_index(faiss.PyCallbackIOReader(file.read)), rows)
             if len(index) != len(index.rows):
                 raise RuntimeError(f"{len(index)} vectors of {len(index.rows)} rows")
             return index
@@ -160,8 +180,12 @@ def _cut(vectors: np.ndarray, width: int) -> np.ndarray:
     return kept if width == vectors.shape[1] else kept / np.maximum(np.linalg.norm(kept, axis=1, keepdims=True), 1e-12)
 
 
-def _sample(vectors: np.ndarray, count: int) -> np.ndarray:
-    return vectors if len(vectors) <= count else vectors[np.sort(np.random.default_rng(0).choice(len(vectors), count, replace=False))]
+def _some(n: int, count: int) -> np.ndarray:
+    return np.arange(n) if n <= count else np.sort(np.random.default_rng(0).choice(n, count, replace=False))
+
+
+def _pieces(n: int) -> Iterator[np.ndarray]:
+    return (np.arange(begin, min(begin + PIECE, n)) for begin in range(0, n, PIECE))
 
 
 def _scan(vectors: np.ndarray, places: np.ndarray, asked: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -8,19 +8,20 @@ learned space. Knows nothing of weights, of filters or of which items are worth 
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Collection
+import operator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from pinhole.retrieval.fusion import standardised
-from pinhole.vision.align import Space, unit
-from pinhole.vision.features import Features
+from pinhole.vision.align import Pictures, Space, Vectors, unit
+from pinhole.vision.features import Features, taken
 from pinhole.vision.signals import Signals
 
 COLUMNS = ("learned", "picture", "title")
 BRIDGE_MOST = 20_000  # texts that a bridge stands on
+AT_ONCE = 64  # texts whose nearest ones' vectors are in memory
 
 
 @dataclass(frozen=True)
@@ -67,30 +68,44 @@ class BridgeShape:
 class Bridge:
     """From a text to where such texts lead, without training: the nearest known texts, the weighted mean of their vectors."""
 
-    def __init__(self, texts: np.ndarray, vectors: np.ndarray, shape: BridgeShape) -> None:
+    def __init__(self, texts: np.ndarray, vectors: Vectors, shape: BridgeShape) -> None:
         """``texts`` (m, text dim) of length 1 and the vector (m, width) that each leads to."""
         self.texts, self.vectors, self.shape = texts, vectors, shape
 
     def __call__(self, text: np.ndarray) -> np.ndarray:
         """(q, text dim) to (q, width) of length 1; zeros where nothing is known."""
-        if not len(self.texts):
-            return np.zeros((len(text), self.vectors.shape[1]), np.float32)
-        near = text @ self.texts.T  # (q, m)
-        count = min(self.shape.titles, near.shape[1])
-        chosen = _largest(near, count)
-        closeness = np.take_along_axis(near, chosen, 1)
-        share = np.exp((closeness - closeness.max(1, keepdims=True)) / self.shape.temperature)
-        share /= share.sum(1, keepdims=True)
-        return unit(np.einsum("qk,qkd->qd", share, self.vectors[chosen]))
+        out = np.zeros((len(text), self.vectors.shape[1]), np.float32)
+        for piece, closeness, vectors in self.nearest(text, self.shape.titles):
+            out[piece] = blended(closeness, vectors, self.shape)
+        return out
+
+    def nearest(self, text: np.ndarray, count: int) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+        """Some of the texts after the others: which, and of their ``count`` nearest the cosines (some, count) and vectors (some, count, width)."""
+        for begin in range(0, len(text) if len(self.texts) else 0, AT_ONCE):
+            piece = slice(begin, begin + AT_ONCE)
+            near = text[piece] @ self.texts.T  # (some, m)
+            chosen = _largest(near, min(count, near.shape[1]))
+            yield piece, np.take_along_axis(near, chosen, 1), self.vectors[chosen]
 
 
-def picture_bridge(features: Features, space: Space, rows: np.ndarray, shape: BridgeShape) -> Bridge:
-    """From words to a picture: over the titles of ``rows`` that have a title and a picture (a sample of them, where they are many)."""
+def blended(closeness: np.ndarray, vectors: np.ndarray, shape: BridgeShape) -> np.ndarray:
+    """(q, k), nearest first, and (q, k, width) to (q, width) of length 1: as many of them as ``shape`` says, weighted as it says."""
+    closeness, vectors = closeness[:, : shape.titles], vectors[:, : shape.titles]
+    share = np.exp((closeness - closeness.max(1, keepdims=True)) / shape.temperature)
+    share /= share.sum(1, keepdims=True)
+    return unit(np.einsum("qk,qkd->qd", share, vectors))
+
+
+def picture_bridge(features: Features, space: Space, rows: np.ndarray, shape: BridgeShape, lasting: bool = False) -> Bridge:
+    """From words to a picture: over the titles of ``rows`` that have a title and a picture (a sample of them, where they are many).
+
+    ``lasting``: see :class:`~pinhole.vision.align.Pictures`.
+    """
     rows = _some(rows[(features.has_image & features.has_text)[rows]])
-    return Bridge(np.asarray(features.text[rows]), space.picture(features.image[rows]), shape)
+    return Bridge(taken(features.text, rows), Pictures(space, features, rows, lasting), shape)
 
 
-def memory(features: Features, part: Signals, asked: np.ndarray, learned: np.ndarray) -> Bridge:
+def memory(features: Features, part: Signals, asked: np.ndarray, learned: Vectors) -> Bridge:
     """From words to a learned vector: over the titles and the queries (``asked``: their vectors) of a training part.
 
     A query leads to the mean of its items' learned vectors. What a regression smooths away, single known texts keep
@@ -99,11 +114,11 @@ def memory(features: Features, part: Signals, asked: np.ndarray, learned: np.nda
     titled = part.items[(features.has_image & features.has_text)[part.items]]
     pictured = [query.rows[features.has_image[query.rows]] for query in part.queries]
     kept = [number for number, rows in enumerate(pictured) if len(rows)]
-    means = [unit(learned[pictured[number]].mean(0, keepdims=True)) for number in kept]
-    texts = np.concatenate([features.text[titled], asked[kept]]) if kept else np.asarray(features.text[titled])
-    vectors = np.concatenate([learned[titled], *means])
-    chosen = _some(np.arange(len(texts)))
-    return Bridge(np.asarray(texts[chosen], dtype=np.float32), vectors[chosen], BridgeShape())
+    chosen = _some(np.arange(len(titled) + len(kept)))
+    rows, queries = titled[chosen[chosen < len(titled)]], [kept[number] for number in chosen[chosen >= len(titled)] - len(titled)]
+    means = [unit(learned[pictured[number]].mean(0, keepdims=True)) for number in queries]
+    texts = np.concatenate([taken(features.text, rows), asked[queries]]) if queries else taken(features.text, rows)
+    return Bridge(np.asarray(texts, dtype=np.float32), np.concatenate([learned[rows], *means]), BridgeShape())
 
 
 def _some(rows: np.ndarray) -> np.ndarray:
@@ -122,17 +137,17 @@ def _largest(values: np.ndarray, count: int) -> np.ndarray:
 class Scorer:
     """Scores of any rows of the features against any side."""
 
-    def __init__(self, features: Features, space: Space, learned: np.ndarray, bridge: Bridge, memory: Bridge | None = None) -> None:
-        """``learned`` (n, dim): the learned vectors that stand for the items. ``bridge`` leads to pictures, ``memory`` to learned vectors."""
+    def __init__(
+        self, features: Features, space: Space, learned: Vectors, bridge: Bridge, memory: Bridge | None = None, lasting: bool = False
+    ) -> None:
+        """``learned`` (n, dim): the learned vectors that stand for the items. ``bridge`` leads to pictures, ``memory`` to learned vectors.
+
+        With ``lasting`` what was read of the features stays in memory, for one who asks often.
+        """
+        self._taken = operator.getitem if lasting else taken
         self.features, self.space, self.learned, self.bridge, self.memory = features, space, learned, bridge, memory
         # A picture's score is (raw − mean)/deviation · q over its length: kept as one number an item, so that the raw block is read as it lies.
         self._length = _lengths(features, space)
-
-    def rebridged(self, shape: BridgeShape) -> Scorer:
-        """The same with a bridge of another shape."""
-        other = copy.copy(self)
-        other.bridge = Bridge(self.bridge.texts, self.bridge.vectors, shape)
-        return other
 
     # -- sides ----------------------------------------------------------------------------------
 
@@ -145,8 +160,8 @@ class Scorer:
 
     def items(self, rows: np.ndarray) -> Side:
         """One query for each of the rows: like this item."""
-        image = self.space.picture(self.features.image[rows]) * self.features.has_image[rows][:, None]
-        return Side(self.learned[rows], image, np.asarray(self.features.text[rows]))
+        image = self.space.picture(self._taken(self.features.image, rows)) * self.features.has_image[rows][:, None]
+        return Side(self.learned[rows], image, self._taken(self.features.text, rows))
 
     def image(self, raw: np.ndarray) -> Side:
         """(q, image dim) as the encoder gave them: like this picture, of which nothing else is known."""
@@ -158,8 +173,11 @@ class Scorer:
         """The vectors of some rows; None is all of them, as they lie."""
         f = self.features
         if rows is None:
-            return Block(self.learned, f.image, f.text, self._length, f.has_image, f.has_text)
-        return Block(self.learned[rows], f.image[rows], f.text[rows], self._length[rows], f.has_image[rows], f.has_text[rows])
+            learned = self.learned if isinstance(self.learned, np.ndarray) else self.learned[np.arange(len(f))]
+            return Block(learned, f.image, f.text, self._length, f.has_image, f.has_text)
+        return Block(
+            self.learned[rows], self._taken(f.image, rows), self._taken(f.text, rows), self._length[rows], f.has_image[rows], f.has_text[rows]
+        )
 
     def scores(self, side: Side, block: Block, column: str) -> np.ndarray:
         """(q, rows): cosines of one of :data:`COLUMNS`."""
@@ -186,11 +204,11 @@ class Scorer:
         return out
 
 
-def _lengths(features: Features, space: Space, rows: int = 8192) -> np.ndarray:
+def _lengths(features: Features, space: Space, rows: int = 2048) -> np.ndarray:
     """(n,) one over the length of each standardised picture; 0 where there is none."""
     parts = []
     for start in range(0, len(features), rows):
-        raw = features.image[start : start + rows]
+        raw = taken(features.image, np.arange(start, min(start + rows, len(features))))
         length = np.linalg.norm((raw - space.weights["picture.mean"]) / space.weights["picture.deviation"], axis=1)
         parts.append(np.where(features.has_image[start : start + rows], 1 / np.maximum(length, 1e-12), 0))
     return np.concatenate(parts).astype(np.float32) if parts else np.zeros(0, np.float32)

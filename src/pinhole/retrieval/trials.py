@@ -25,7 +25,7 @@ from pinhole.vision.signals import Signals
 
 TWIN = 0.97  # cosine of standardised pictures from which a held-out picture counts as one seen in training
 BOTH_PER_QUERY = 3
-GALLERY, QUESTIONS = 4096, 512  # items and questions of a kind that anything is chosen on, at most: a matrix of both is held
+GALLERY, QUESTIONS = 2048, 512  # items and questions of a kind that anything is chosen on, at most: a matrix of both is held
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,8 @@ def few_trials(features: Features, inside: Signals, outside: Signals, pictures: 
 def without_twins(rows: np.ndarray, others: np.ndarray, pictures: np.ndarray | Pictures, block: int = 1024) -> np.ndarray:
     """The ``rows`` whose picture no other of ``others`` nearly repeats; ``pictures`` (n, width) of length 1."""
     nearest = np.full(len(rows), -1.0)
-    for begin in range(0, len(others), 8 * block):
-        seen = pictures[others[begin : begin + 8 * block]]
+    for begin in range(0, len(others), 2 * block):
+        seen = pictures[others[begin : begin + 2 * block]]
         for start in range(0, len(rows), block):
             piece = slice(start, start + block)
             nearest[piece] = np.maximum(nearest[piece], (pictures[rows[piece]] @ seen.T).max(1))

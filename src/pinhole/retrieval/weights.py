@@ -17,10 +17,10 @@ import numpy as np
 from pinhole.config import Config
 from pinhole.retrieval.fusion import Answered, learn_weights, recall_at
 from pinhole.retrieval.mates import Mates, askings, draw_mates, known_gallery, mate_columns
-from pinhole.retrieval.scores import COLUMNS, Bridge, BridgeShape, Scorer, memory, picture_bridge
+from pinhole.retrieval.scores import COLUMNS, BridgeShape, Scorer, blended, memory, picture_bridge
 from pinhole.retrieval.trials import Asking, inner_trials, like_columns, text_columns, word_columns
 from pinhole.retrieval.walks import WALKS
-from pinhole.vision.align import Pictures, Space, learned_vectors
+from pinhole.vision.align import Learned, Pictures, Space
 from pinhole.vision.features import Features
 from pinhole.vision.signals import Signals, inner
 
@@ -36,7 +36,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "new": (*LIKE, WALKS),
 }
 MATES = 400  # questions about board-mates of a kind and fold, at most: each is a walk
-MATES_AMONG = 8192  # known items that they are looked for among, at most
+MATES_AMONG = 4096  # known items that they are looked for among, at most
 WALKS_WEIGHT = 10.0  # where there are too few questions to learn it
 UNLIKE = 0.5  # how much an unlike side counts against a like side (Rocchio 1971)
 WORDS_LEAST = 2.0  # full text's weight when searching, at least: it reads fields that no other column knows, its weight is learned on titles
@@ -80,27 +80,21 @@ def learn(
     With a ``folder`` the folds' trainings checkpoint there and resume from there.
     """
     folds = [Fold(features, signals, asked, config, number, progress, folder) for number in range(FOLDS)]
-    shape = best_shape(features, signals, asked, config, folds[0].pictures)
-    questions: dict[str, list[Answered]] = {kind: [] for kind in KINDS}
-    for fold in folds:
-        for kind, found in fold.questions(titles, shape).items():
-            questions[kind] += found
-    kinds = dict[str, dict[str, float]]()
-    for kind in ("seen", "text", "like", "both"):
-        names = KINDS[kind]
-        enough = questions[kind] if len(questions[kind]) >= ENOUGH else []
-        kinds[kind] = dict(zip(names, learn_weights(enough, len(names)).tolist(), strict=True))
-    if len(questions["both"]) < ENOUGH:
+    shape = best_shape(features, signals, asked, config, folds[0].space)
+    kinds, counts = dict[str, dict[str, float]](), dict[str, int]()
+
+    def learned(drawn: Sequence[dict[str, list[Answered]]], few: Callable[[str], list[float]]) -> None:
+        for kind in drawn[0]:
+            questions = [one for found in drawn for one in found[kind]]
+            counts[kind] = len(questions)
+            values = learn_weights(questions, len(KINDS[kind])).tolist() if len(questions) >= ENOUGH else few(kind)
+            kinds[kind] = dict(zip(KINDS[kind], values, strict=True))
+
+    learned([fold.questions(titles, shape) for fold in folds], lambda kind: [1.0] * len(KINDS[kind]))
+    if counts["both"] < ENOUGH:
         kinds["both"] = {**kinds["text"], **kinds["like"]}
-    for fold in folds:
-        for kind, found in fold.mates(signals, kinds["like"], config).items():
-            questions[kind] += found
-    for kind in ("placed", "new"):
-        learned = (
-            learn_weights(questions[kind], len(KINDS[kind])).tolist() if len(questions[kind]) >= ENOUGH else [*kinds["like"].values(), WALKS_WEIGHT]
-        )
-        kinds[kind] = dict(zip(KINDS[kind], learned, strict=True))
-    return Weights(kinds, shape, {kind: len(found) for kind, found in questions.items()})
+    learned([fold.mates(signals, kinds["like"], config) for fold in folds], lambda kind: [*kinds["like"].values(), WALKS_WEIGHT])
+    return Weights(kinds, shape, counts)
 
 
 class Fold:
@@ -136,12 +130,16 @@ class Fold:
         _, self.trials = inner_trials(features, signals, config.catalogue, number, self.pictures, config.align.seed)
         self.texts = asked([one.text for one in self.trials.text])
         self.both_texts = asked([one.text for one in self.trials.both])
-        self.scorer, self.blind = scorers(features, self.space, inside, vectors, BridgeShape())
+        self.asked = vectors
+
+    def scorers(self, shape: BridgeShape) -> tuple[Scorer, Scorer]:
+        """Made anew each time: kept, those of all folds would be the largest thing in memory."""
+        return scorers(self.features, self.space, self.inside, self.asked, shape)
 
     def questions(self, titles: Sequence[str], shape: BridgeShape) -> dict[str, list[Answered]]:
         """Questions of each kind with the columns of :data:`KINDS`."""
         trials, gallery = self.trials, self.trials.gallery
-        scorer, blind = self.scorer.rebridged(shape), self.blind.rebridged(shape)
+        scorer, blind = self.scorers(shape)
         named = [titles[row] for row in gallery]
         seen = text_columns(blind, self.texts, gallery)[:2]
         text = np.concatenate([text_columns(scorer, self.texts, gallery), word_columns([one.text for one in trials.text], named)[None]])
@@ -155,10 +153,10 @@ class Fold:
         """Questions about board-mates; ``like`` are the weights by which a placed item is near."""
         asked = draw_mates(self.features, signals, inner(config.catalogue, self.number), self.pictures, MATES, config.align.seed, MATES_AMONG)
         graph, gallery = self.inside.graph(), known_gallery(self.features, self.inside, MATES_AMONG)
-        weights = np.array(list(like.values()), dtype=np.float32)
+        weights, scorer = np.array(list(like.values()), dtype=np.float32), self.scorers(BridgeShape())[0]
 
         def answered(found: list[Mates]) -> list[Answered]:
-            columns = mate_columns(self.scorer, graph, config.graph, weights, found, gallery)
+            columns = mate_columns(scorer, graph, config.graph, weights, found, gallery)
             return _answered(columns, askings(found, gallery))
 
         return {kind: answered(found) for kind, found in asked.items()}
@@ -167,23 +165,24 @@ class Fold:
 def scorers(features: Features, space: Space, part: Signals, asked: np.ndarray, shape: BridgeShape) -> tuple[Scorer, Scorer]:
     """(with titles, by pictures alone), over bridge and memory of a training part; ``asked`` are its queries' vectors."""
     bridge = picture_bridge(features, space, part.items, shape)
-    both = (learned_vectors(space, features, titles=titles) for titles in (True, False))
+    both = (Learned(space, features, titles) for titles in (True, False))
     whole, blind = (Scorer(features, space, learned, bridge, memory(features, part, asked, learned)) for learned in both)
     return whole, blind
 
 
-def best_shape(
-    features: Features, signals: Signals, asked: Callable[[Sequence[str]], np.ndarray], config: Config, pictures: np.ndarray | Pictures
-) -> BridgeShape:
-    """The bridge that finds most by itself on inner splits; ``pictures`` (n, image dim) of length 1. The first of equals."""
+def best_shape(features: Features, signals: Signals, asked: Callable[[Sequence[str]], np.ndarray], config: Config, space: Space) -> BridgeShape:
+    """The bridge that finds most by itself on inner splits; of ``space`` only the frozen block is read. The first of equals."""
     found: dict[BridgeShape, list[np.ndarray]] = {shape: [np.zeros(0)] for shape in SHAPES}
+    pictures, most = Pictures(space, features), max(shape.titles for shape in SHAPES)
     for number in range(CHOICE_FOLDS):
         inside, trials = inner_trials(features, signals, config.catalogue, number, pictures)
-        titled = inside.items[(features.has_image & features.has_text)[inside.items]]
-        texts, right = asked([one.text for one in trials.text]), [one.right for one in trials.text]
-        for shape in SHAPES if right else ():
-            bridged = Bridge(np.asarray(features.text[titled]), pictures[titled], shape)(texts)
-            found[shape].append(recall_at(bridged @ pictures[trials.gallery].T, right))
+        if not trials.text:
+            continue
+        bridge, gallery = picture_bridge(features, space, inside.items, SHAPES[0]), pictures[trials.gallery]
+        for piece, closeness, vectors in bridge.nearest(asked([one.text for one in trials.text]), most):
+            right = [one.right for one in trials.text[piece]]
+            for shape in SHAPES:
+                found[shape].append(recall_at(blended(closeness, vectors, shape) @ gallery.T, right))
     return max(SHAPES, key=lambda shape: float(np.concatenate(found[shape]).sum()))
 
 
@@ -196,5 +195,5 @@ def _answered(columns: np.ndarray, asked: Sequence[Asking]) -> list[Answered]:
         candidates = np.ones(len(right), dtype=bool)
         if one.liked >= 0:
             candidates[one.liked] = False
-        out.append(Answered(columns[:, number, candidates].T.astype(np.float64), right[candidates]))
+        out.append(Answered(columns[:, number, candidates].T, right[candidates]))
     return out

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -133,15 +133,60 @@ class Space:
         return space
 
 
-class Pictures:
-    """The frozen blocks (n, image dim) of all items, each computed when it is asked for: the largest matrix of a catalogue is never held whole."""
+class Vectors(Protocol):
+    """A matrix, or what computes the rows of one when they are asked for."""
 
-    def __init__(self, space: Space, features: Features) -> None:
-        self.space, self.features = space, features
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __getitem__(self, rows: np.ndarray, /) -> np.ndarray: ...
+
+
+class Pictures:
+    """The frozen blocks of some items, each computed when it is asked for: the largest matrix of a catalogue is never held whole."""
+
+    def __init__(self, space: Space, features: Features, only: np.ndarray | None = None, lasting: bool = False) -> None:
+        """Of ``only`` these rows of the features, if given. With ``lasting`` what was read of the file stays in memory, for one who asks often."""
+        self.space, self.features, self.only, self.lasting = space, features, only, lasting
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.features) if self.only is None else len(self.only), self.space.image_encoder.dim
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        """(rows, image dim) of length 1."""
-        return self.space.picture(taken(self.features.image, rows))
+        """(rows, image dim) of length 1; ``rows`` may have any shape."""
+        asked = rows.ravel() if self.only is None else self.only[rows.ravel()]
+        raw = self.features.image[asked] if self.lasting else taken(self.features.image, asked)
+        return self.space.picture(raw).reshape(*rows.shape, -1)
+
+
+class Learned:
+    """The learned vectors of all items, from pictures and (with ``titles``) titles, each computed when it is asked for."""
+
+    def __init__(self, space: Space, features: Features, titles: bool = True, only: np.ndarray | None = None) -> None:
+        """Of ``only`` these rows of the features, if given."""
+        self.space, self.features, self.titles, self.only = space, features, titles, only
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.features) if self.only is None else len(self.only), self.space.dim
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        """(rows, dim) of length 1."""
+        return learned_vectors(self.space, self.features, titles=self.titles, only=rows if self.only is None else self.only[rows])
+
+
+class Titles:
+    """Title vectors of ``only`` some rows of the features, read when they are asked for."""
+
+    def __init__(self, features: Features, only: np.ndarray) -> None:
+        self.features, self.only = features, only
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.only), self.features.text_encoder.dim
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        return taken(self.features.text, self.only[rows])
 
 
 # -- the stage ----------------------------------------------------------------------------------
@@ -221,7 +266,7 @@ def build_align(
     return {**sizes, "steps": len(fitted.curve), **ends}
 
 
-def learned_vectors(space: Space, features: Features, *, titles: bool = True, only: np.ndarray | None = None, rows: int = 8192) -> np.ndarray:
+def learned_vectors(space: Space, features: Features, *, titles: bool = True, only: np.ndarray | None = None, rows: int = 2048) -> np.ndarray:
     """(n, dim): every item's vector from picture and title, or from its picture alone, in slices of ``rows``; of ``only`` some rows if given."""
     wanted = np.arange(len(features)) if only is None else only
     out = np.empty((len(wanted), space.dim), np.float32)

@@ -40,7 +40,7 @@ class EncoderName:
     dim: int
 
 
-def taken(array: np.ndarray, rows: np.ndarray, at_once: int = 4096) -> np.ndarray:
+def taken(array: np.ndarray, rows: np.ndarray, at_once: int = 512) -> np.ndarray:
     """A copy of some rows. What was read of a mapped file leaves this process's memory again, so that a pass over it does not hold it whole."""
     out = np.empty((len(rows), *array.shape[1:]), array.dtype)
     mapped = getattr(array, "_mmap", None)

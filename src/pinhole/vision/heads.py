@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from pinhole.config import AlignConfig
 from pinhole.vision.align import Space, Watch
-from pinhole.vision.features import Features
+from pinhole.vision.features import Features, taken
 from pinhole.vision.losses import LOSSES, Batch, drift, nested
 from pinhole.vision.sampler import Pairs, Sampler
 from pinhole.vision.signals import Group, Signals
@@ -163,7 +163,7 @@ class _Run:
         config, sampler, found = self.config, self.sampler, dict[str, tuple[float, Tensor]]()
         text = config.title_share
         if config.weight_title and (pairs := sampler.titles(draw, config.batch)):
-            left = self._query(self.features.text[pairs.left], draw)
+            left = self._query(taken(self.features.text, pairs.left), draw)
             found["title"] = config.weight_title, self._loss(left, self._item(pairs.right, draw, 0.0), pairs, draw, 0.0)
         for name, weight, sample in (("board", config.weight_board, sampler.mates), ("walk", config.weight_walk, sampler.walks)):
             if weight and (pairs := sample(draw, config.batch)):
@@ -192,9 +192,9 @@ class _Run:
         features = self.features
         with torch.no_grad():
             vectors = self.heads.item(
-                torch.from_numpy(self.pictures[rows]),
+                torch.from_numpy(self.pictures[rows].astype(np.float32)),
                 torch.from_numpy(features.has_image[rows]),
-                torch.from_numpy(np.asarray(features.text[rows], dtype=np.float32)),
+                torch.from_numpy(taken(features.text, rows)),
                 torch.from_numpy(features.has_text[rows]),
             )
             return rows, F.normalize(vectors, dim=1)
@@ -213,8 +213,8 @@ class _Run:
         has_image, has_text = self.features.has_image[rows], self.features.has_text[rows] & (draw.random(len(rows)) < title_share)
         has_text |= ~has_image
         has_image = has_image & ~(has_text & (draw.random(len(rows)) < 0.1))
-        picture = self._dropped(self.pictures[rows], draw)
-        text = self._dropped(np.asarray(self.features.text[rows]), draw)
+        picture = self._dropped(self.pictures[rows].astype(np.float32), draw)
+        text = self._dropped(taken(self.features.text, rows), draw)
         return self.heads.item(picture, torch.from_numpy(has_image), text, torch.from_numpy(has_text))
 
     def _query(self, texts: np.ndarray, draw: np.random.Generator) -> Tensor:

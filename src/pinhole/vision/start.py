@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from pinhole.config import AlignConfig
-from pinhole.vision.align import Space
+from pinhole.vision.align import Space, unit
 from pinhole.vision.features import EncoderName, Features, taken
 from pinhole.vision.signals import Signals
 
 SAMPLE = 20_000  # training rows that statistics are taken from
-PIECE = 4096  # rows that are computed with at once
+PIECE = 2048  # rows that are computed with at once
 DIRECTIONS = 384  # principal directions of the pictures that training sees, at most
 RIDGE = 3.0
 QUERY_ITEMS = 50  # items of a query that its mean picture is made of, at most
@@ -49,10 +49,10 @@ class Start:
             {**heads, **folded, "picture.mean": self.mean, "picture.deviation": self.deviation}, self.image_encoder, self.text_encoder, self.nested
         )
 
-    def reduced(self, features: Features, rows: int = 8192) -> np.ndarray:
-        """(n, r) float32: what the item head sees of every picture."""
+    def reduced(self, features: Features, rows: int = PIECE) -> np.ndarray:
+        """(n, r) float16: what the item head sees of every picture."""
         space = self.space(self.heads)
-        out = np.empty((len(features), len(self.directions)), np.float32)
+        out = np.empty((len(features), len(self.directions)), np.float16)  # of length about 1
         for begin in range(0, len(features), rows):
             piece = taken(features.image, np.arange(begin, min(begin + rows, len(features))))
             out[begin : begin + rows] = (space.picture(piece) - self.shift) @ self.directions.T
@@ -65,23 +65,12 @@ def find_start(features: Features, signals: Signals, asked: np.ndarray, config: 
     rows = signals.items[features.has_image[signals.items]]
     if len(rows) > SAMPLE:
         rows = np.sort(np.random.default_rng([config.seed, 0]).choice(rows, SAMPLE, replace=False))
-    raw = taken(features.image, rows) if len(rows) else np.zeros((1, d_image), np.float32)
-    mean, deviation = raw.mean(0), raw.std(0) + 1e-3 * (raw.std() + 1e-6)
+    pictures, mean, deviation = standardised(taken(features.image, rows) if len(rows) else np.zeros((1, d_image), np.float32))
     nested = (*(width for width in config.nested if width < dim), dim)
     heads: dict[str, np.ndarray] = {f"{head}.weight": np.zeros((dim, d_text), np.float32) for head in ("text", "query")}
     heads |= {f"{head}.bias": np.zeros(dim, np.float32) for head in ("image", "text", "query")}
-    nothing, none = np.zeros((1, d_image), np.float32), np.zeros(d_image, np.float32)
-    bare = Start(
-        features.image_encoder,
-        features.text_encoder,
-        nested,
-        mean,
-        deviation,
-        nothing,
-        none,
-        {**heads, "image.weight": np.zeros((dim, 1), np.float32)},
-    )
-    directions, shift = principal(bare.space(bare.heads).picture(raw), max(dim, min(DIRECTIONS, d_image)))
+    directions, shift = principal(pictures, max(dim, min(DIRECTIONS, d_image)))
+    del pictures  # the largest thing in memory, and there is more to come
     heads["image.weight"] = np.eye(dim, len(directions), dtype=np.float32)
     start = Start(features.image_encoder, features.text_encoder, nested, mean, deviation, directions, shift, heads)
 
@@ -90,6 +79,18 @@ def find_start(features: Features, signals: Signals, asked: np.ndarray, config: 
         for head in ("text", "query"):
             heads[f"{head}.weight"], heads[f"{head}.bias"] = ridge(texts, targets, shares, RIDGE)
     return start
+
+
+def standardised(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(n, width) as the encoder gave them, overwritten by the frozen block of a space that has their mean and deviation (width,): all three."""
+    pieces = [slice(begin, begin + PIECE) for begin in range(0, len(raw), PIECE)]
+    mean = raw.mean(0)
+    squares = sum((np.square(raw[piece] - mean, dtype=np.float64).sum(0) for piece in pieces), start=np.zeros(raw.shape[1]))
+    whole = sum(float(np.square(raw[piece] - mean.mean(), dtype=np.float64).sum()) for piece in pieces)
+    deviation = (np.sqrt(squares / len(raw)) + 1e-3 * (np.sqrt(whole / raw.size) + 1e-6)).astype(np.float32)
+    for piece in pieces:
+        raw[piece] = unit((raw[piece] - mean) / deviation)
+    return raw, mean, deviation
 
 
 def principal(vectors: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -112,12 +113,16 @@ def principal(vectors: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 def ridge(inputs: np.ndarray, targets: np.ndarray, shares: np.ndarray, strength: float) -> tuple[np.ndarray, np.ndarray]:
     """Weighted ridge regression: (dim, width) and (dim,), scaled so that outputs have mean length 1."""
-    mean = np.average(inputs, axis=0, weights=shares)
-    root = np.sqrt(shares)[:, None].astype(np.float64)
-    left, right = (inputs - mean) * root, (targets - np.average(targets, axis=0, weights=shares)) * root
-    matrix = np.linalg.solve(left.T @ left + strength * np.eye(inputs.shape[1]), left.T @ right).T
-    matrix /= max(float(np.linalg.norm((inputs - mean) @ matrix.T, axis=1).mean()), 1e-9)
-    return matrix.astype(np.float32), (-matrix @ mean).astype(np.float32)
+    mean, middle = (np.average(values, axis=0, weights=shares) for values in (inputs, targets))
+    matrix, cross = strength * np.eye(inputs.shape[1]), np.zeros((inputs.shape[1], targets.shape[1]))
+    pieces = [slice(begin, begin + PIECE) for begin in range(0, len(inputs), PIECE)]
+    for piece in pieces:
+        left = (inputs[piece] - mean).astype(np.float64) * shares[piece, None]
+        matrix += left.T @ (inputs[piece] - mean)
+        cross += left.T @ (targets[piece] - middle)
+    solved = np.linalg.solve(matrix, cross).T
+    solved /= max(float(np.concatenate([np.linalg.norm((inputs[piece] - mean) @ solved.T, axis=1) for piece in pieces]).mean()), 1e-9)
+    return solved.astype(np.float32), (-solved @ mean).astype(np.float32)
 
 
 def _evidence(features: Features, signals: Signals, asked: np.ndarray, space: Space, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
