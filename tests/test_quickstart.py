@@ -45,7 +45,7 @@ def test_a_second_build_has_nothing_to_do(folder: Path, capsys: pytest.CaptureFi
         assert run([*COMMANDS[4], "--json"]) == 0
     value = json.loads(capsys.readouterr().out)
     assert {stage: one["action"] for stage, one in value["stages"].items()} == dict.fromkeys(
-        ("embed", "align", "index", "graft", "evaluate"), "fresh"
+        ("embed", "align", "index", "tags", "graft", "evaluate"), "fresh"
     )
     figures = Workspace.open(folder / "shop").need("evaluate").manifest["figures"]
     assert {"see.category.accuracy", "tools.valid", "speed.first_token_s", "cost.tokens_per_item"} <= set(figures) & set(NAMED) & set(value)

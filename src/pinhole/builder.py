@@ -38,7 +38,7 @@ KEEP = 2  # finished artefacts of a stage that stay: the one in use and the one 
 WITHOUT_EFFECT = frozenset({"vision.workers", "graft.checkpoint_steps"})
 # When an artefact is made anew, not what is in it: the policies' own.
 WITHOUT_EFFECT |= {"align.retrain_at", "index.rebuild_at", "index.least_recall", "graft.retrain_at", "evaluate.repeat_at"}
-WITHOUT_EFFECT |= {"ranker.retrain_at", "ranker.at_once"}
+WITHOUT_EFFECT |= {"ranker.retrain_at", "ranker.at_once", "tags.weight"}
 
 
 @dataclass(frozen=True)

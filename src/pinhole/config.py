@@ -138,6 +138,14 @@ class RankerConfig(Section):
     features: tuple[RankerFeature, ...] = Field((), description="numbers of an item that the student reads, here or as [[ranker.features]]")
 
 
+class TagsConfig(Section):
+    attributes: tuple[str, ...] = Field(("category", "keywords", "tags"), description="attributes whose values are guessed where the owner gave none")
+    precision: float = Field(0.8, gt=0, lt=1, description="share of guesses that the owner would have made too, on items that were never seen")
+    least: int = Field(15, ge=2, description="training items that bear a value, fewer and it is not learned")
+    most: int = Field(1000, ge=1, description="values of an attribute, the commonest")
+    weight: float = Field(0.5, ge=0, description="what a guessed word counts in a search, beside one that the owner wrote")
+
+
 class GraftConfig(Section):
     base: str = Field("pypi:smollm2-135m-instruct", description="pypi:NAME, hf:NAME or a folder: a causal LM, or a VLM (docs/families.md)")
     card: str = Field("#{k}{soft} {title}", description="how an item is written in a prompt, in lessons and in serving")
@@ -204,6 +212,7 @@ class Config(Section):
     index: IndexConfig = IndexConfig()
     diversify: DiversifyConfig = DiversifyConfig()
     ranker: RankerConfig = RankerConfig()
+    tags: TagsConfig = TagsConfig()
     graft: GraftConfig = GraftConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     assistant: AssistantConfig = AssistantConfig()

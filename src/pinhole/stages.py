@@ -185,8 +185,20 @@ def _index(job: Build) -> dict[str, Any]:
     return build_index(*parts, job.out, job.progress, _asked(job))
 
 
+def _tags(job: Build) -> dict[str, Any]:
+    from pinhole.evaluation.tag_exams import tag_exams
+    from pinhole.retrieval.guesses import build_tags
+    from pinhole.vision.signals import read_signals
+
+    config, catalogue, features = job.workspace.config, _catalogue(job), _features(job)
+    signals = read_signals(catalogue, features, config.graph)
+    examined, figures = build_tags(catalogue, features, _space(job), signals, config, job.out, job.progress)
+    return figures | tag_exams(examined, config.catalogue.category, config.evaluate.seed)
+
+
 def _ranker(job: Build) -> dict[str, Any]:
     from pinhole.evaluation.ranker_exams import ranker_exams
+    from pinhole.retrieval.guesses import Guesses
     from pinhole.retrieval.index import Searcher
     from pinhole.retrieval.ranker import build_ranker
     from pinhole.vision.encoders import image_encoder, text_encoder
@@ -195,7 +207,9 @@ def _ranker(job: Build) -> dict[str, Any]:
     freshness.note(job)
     config, catalogue, features, space = job.workspace.config, _catalogue(job), _features(job), _space(job)
     encoders = (lambda: text_encoder(features.text_encoder.spec), lambda: image_encoder(features.image_spec))
-    searcher = Searcher(catalogue, features, space, job.inputs["index"].path, *encoders, config.vision.max_pixels)
+    guesses = Guesses.load(job.inputs["tags"].path, space.identity)
+    index, limit = job.inputs["index"].path, config.vision.max_pixels
+    searcher = Searcher(catalogue, features, space, index, *encoders, limit, guesses=guesses, guessed=config.tags.weight)
     signals, parts = read_signals(catalogue, features, config.graph), _parts(job.progress, 2)
     teacher = _ranker_teacher(job, catalogue, features, space)
     made = build_ranker(catalogue, searcher, signals.part(config.catalogue)[0], _asked(job), teacher, config, job.out, parts[0])
@@ -248,7 +262,8 @@ def _evaluate(job: Build) -> dict[str, Any]:
         lambda: _engine_figures(graft, tools, config, parts[2]),
         lambda: _embed_figures(job, parts[3]),
         lambda: {key: value for key, value in grafted.manifest["figures"].items() if key.startswith(("speed.", "graft.warm_start", "graft.taught"))},
-        lambda: _ranker_figures(job),
+        lambda: _measured(job, "ranker"),
+        lambda: _measured(job, "tags"),
     )
     curves = [grafted.path / "curve.png"]
     return build_evaluation(graft, in_bulk(graft, AT_ONCE), world, tools, config, job.out, others=others, curves=curves, progress=parts[0])
@@ -262,10 +277,10 @@ def _search_figures(job: Build, catalogue: Catalogue, features: Features, space:
     return search_exams(catalogue, features, space, weights, _asked(job), job.workspace.config, progress)
 
 
-def _ranker_figures(job: Build) -> dict[str, float]:
-    """What its stage measured: the teacher was at hand there."""
-    made = job.inputs.get("ranker")
-    return {key: value for key, value in made.manifest["figures"].items() if key.startswith("ranker.")} if made else {}
+def _measured(job: Build, stage: str) -> dict[str, float]:
+    """What a stage measured itself: a ranker's teacher was at hand there, what was learned for guesses is not kept."""
+    made = job.inputs.get(stage)
+    return {key: value for key, value in made.manifest["figures"].items() if key.startswith(f"{stage}.")} if made else {}
 
 
 def _engine_figures(graft: Graft, tools: Sequence[ToolSchema], config: Config, progress: Progress) -> dict[str, float]:
@@ -343,13 +358,14 @@ STAGES: dict[str, Stage] = _named(
         _index,
         judge=freshness.judge_index,
     ),
+    Stage("tags", ("embed", "align"), ("tags", "catalogue", "graph"), ("items",), 1, _tags),
     Stage("graft", ("embed", "align"), ("graft", "catalogue"), ("items", "boards"), 13, _graft, _base_and_tools, _judge_graft),
     Stage(
         "evaluate",
-        ("embed", "align", "index", "graft"),
+        ("embed", "align", "index", "tags", "graft"),
         ("evaluate", "catalogue"),
         ("items", "boards", "queries"),
-        11,
+        12,
         _evaluate,
         judge=_judge_evaluate,
     ),
@@ -359,7 +375,7 @@ TUNE = Stage("tune", (), ("tune", "catalogue"), ("items", "boards", "queries"), 
 
 RANKER = Stage(
     "ranker",
-    ("embed", "align", "index"),
+    ("embed", "align", "index", "tags"),
     ("ranker",),
     ("items", "boards", "queries", "events", "judgements"),
     1,

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pinhole import cluster, wiring
 from pinhole.builder import Outcome, closure
@@ -19,6 +19,9 @@ from pinhole.errors import IngestError, UnknownName, UsageError, WorkspaceError
 from pinhole.stages import STAGES, stages_of
 from pinhole.stages import build as run_stages
 from pinhole.workspace import Artefact, Workspace, disk_errors, read_json, write_json
+
+if TYPE_CHECKING:
+    from pinhole.retrieval.guesses import Guesses
 
 SAMPLES = "samples.json"
 
@@ -264,12 +267,13 @@ def search(workspace: Workspace, text: str, like: Sequence[str], unlike: Sequenc
         raise UsageError("nothing to search for", fix='give words, --like, --unlike or --where, as in `pinhole search "red boat"`')
     searcher = wiring.open_searcher(workspace)
     hits = searcher.search(text, like=[_picture(one) for one in like], unlike=[_picture(one) for one in unlike], where=where, n=n)
-    return _hits(workspace, hits)
+    return _hits(workspace, hits, searcher.guesses)
 
 
 def related(workspace: Workspace, id: str, n: int, by: str) -> Answer:
     """Raises :class:`UnknownItem`, :class:`UsageError`."""
-    return _hits(workspace, wiring.open_related(workspace)(id, n, by))
+    related = wiring.open_related(workspace)
+    return _hits(workspace, related(id, n, by), related.searcher.guesses)
 
 
 def _picture(text: str) -> str | bytes:
@@ -281,11 +285,14 @@ def _picture(text: str) -> str | bytes:
         raise UsageError(f"the picture cannot be read: {error.strerror}", where=text) from None
 
 
-def _hits(workspace: Workspace, hits: Sequence[Any]) -> Answer:
+def _hits(workspace: Workspace, hits: Sequence[Any], guesses: Guesses | None) -> Answer:
     rows = wiring.open_catalogue(workspace).items(["id", "title"], ids=[hit.id for hit in hits]).to_pylist()
     titles = {row["id"]: row["title"] or "" for row in rows}
-    value = {"hits": [{"id": hit.id, "title": titles.get(hit.id, ""), "score": float(hit.score), "parts": hit.parts} for hit in hits]}
-    lines = columns([(number, float(hit.score), titles.get(hit.id, ""), hit.id) for number, hit in enumerate(hits, 1)])
+    guessed = {hit.id: guesses.of(hit.id) if guesses else [] for hit in hits}
+    shown = [{"id": hit.id, "title": titles.get(hit.id, ""), "score": float(hit.score), "parts": hit.parts} for hit in hits]
+    value = {"hits": [{**one, "guesses": [guess.public() for guess in guessed[one["id"]]]} for one in shown]}
+    names = {id: titles.get(id) or ", ".join(f"{guess.value}?" for guess in found[:3]) for id, found in guessed.items()}
+    lines = columns([(number, float(hit.score), names[hit.id], hit.id) for number, hit in enumerate(hits, 1)])
     return Answer(value, lines or ["nothing found"])
 
 

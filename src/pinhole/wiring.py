@@ -10,7 +10,7 @@ import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from pinhole.config import ServeConfig
 from pinhole.console import Console
@@ -19,12 +19,15 @@ from pinhole.workspace import Artefact, Workspace
 
 if TYPE_CHECKING:
     from pinhole.assistant.loop import Assistant
+    from pinhole.assistant.shop import CatalogueShop
     from pinhole.catalogue.store import Catalogue
     from pinhole.engines.local import LocalEngine
     from pinhole.engines.vllm import VllmEngine
     from pinhole.graft.world import World
+    from pinhole.retrieval.guesses import Guesses
     from pinhole.retrieval.index import Searcher
     from pinhole.retrieval.related import Related
+    from pinhole.vision.align import Space
 
 
 def find_workspace(folder: Path | None) -> Workspace:
@@ -75,7 +78,19 @@ def open_searcher(workspace: Workspace) -> Searcher:
         from pinhole.retrieval.ranker import Ranker
 
         ranker = Ranker.load(made.path, catalogue, settings.ranker, space.identity)
-    return Searcher(catalogue, features, space, index.path, *encoders, settings.vision.max_pixels, settings.diversify, ranker)
+    guesses = open_guesses(workspace, index, space)
+    given = (settings.vision.max_pixels, settings.diversify, ranker, guesses, settings.tags.weight)
+    return Searcher(catalogue, features, space, index.path, encoders[0], encoders[1], *given)
+
+
+def open_guesses(workspace: Workspace, index: Artefact, space: Space) -> Guesses | None:
+    """What is guessed in the space of the index; None where that was not made yet."""
+    from pinhole.retrieval.guesses import Guesses
+
+    made = workspace.latest("tags")
+    if made is None or made.manifest["recipe"]["inputs"]["align"] != index.manifest["recipe"]["inputs"]["align"]:
+        return None
+    return Guesses.load(made.path, space.identity)
 
 
 def open_related(workspace: Workspace) -> Related:
@@ -183,7 +198,8 @@ def serve(workspace: Workspace, console: Console, *, host: str | None = None, po
     place = check_place(workspace.config.serve, host, port)
     workspace.need("graft")
     console.say("opening the assistant …")
-    app = create_app(open_assistant(workspace), open_catalogue(workspace), config=workspace.config)
+    assistant = open_assistant(workspace)
+    app = create_app(assistant, open_catalogue(workspace), config=workspace.config, guesses=cast("CatalogueShop", assistant.shop).guesses)
     with contextlib.suppress(KeyboardInterrupt):  # the way to end it
         run(app, *place, ready=lambda address: console.say(f"serving {address} (Ctrl-C stops)"))
 

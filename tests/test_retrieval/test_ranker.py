@@ -416,7 +416,7 @@ def test_a_log_without_queries_leaves_search_as_it_is(tmp_path: Path) -> None:
 
 def test_the_stage_is_there_when_it_is_asked_for() -> None:
     assert "ranker" not in STAGES and stages_of(config.Config()) == STAGES
-    for teacher, before in (("cross-encoder", "index"), ("graft", "graft")):
+    for teacher, before in (("cross-encoder", "tags"), ("graft", "graft")):
         found = stages_of(config.parse({"ranker": {"enabled": True, "teacher": teacher}}, where="test"))
         names = list(found)
         assert names.index("ranker") == names.index(before) + 1 and names[-1] == "evaluate" and "ranker" in found["evaluate"].needs

@@ -136,7 +136,14 @@ class CatalogueShop:
     def details(self, id: str) -> Mapping[str, Any]:
         row = self.catalogue.item(id)
         named = {"title": row["title"], "description": row["description"], **row["attributes"]}
+        for guess in self.guesses(id):
+            named.setdefault(f"{guess['name']} (guessed)", []).append(guess["value"])
         return {name: short for name, value in named.items() if (short := _words(value))}
+
+    def guesses(self, id: str) -> list[dict[str, Any]]:
+        """What is guessed of an item, the surest first: name, value, confidence."""
+        known = self.searcher.guesses
+        return [one.public() for one in known.of(id)] if known is not None else []
 
     def picture(self, data: bytes) -> Thing:
         with self._guard:

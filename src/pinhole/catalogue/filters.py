@@ -30,6 +30,14 @@ FIX = "write one condition, like category = 'chair' AND price < 30"
 
 def rewrite(where: str, columns: Sequence[str]) -> str:
     """The condition as Lance runs it, over a table with ``columns``. Raises :class:`UsageError` saying what is not understood."""
+    try:
+        return _Writer(where, columns).truth(parsed(where))
+    except RecursionError:
+        raise UsageError("the filter is nested too deeply", where=where[:200], fix=FIX) from None
+
+
+def parsed(where: str) -> Any:
+    """The condition's tree, of sqlglot's nodes. Raises :class:`UsageError` where there is not exactly one."""
     import sqlglot
     from sqlglot.errors import SqlglotError
 
@@ -37,15 +45,15 @@ def rewrite(where: str, columns: Sequence[str]) -> str:
         raise UsageError(f"a filter of {len(where)} characters; at most {LONGEST}", fix="use a shorter one")
     try:
         trees = sqlglot.parse(where, read="postgres")
-        if len(trees) != 1 or trees[0] is None:
-            raise UsageError("a filter is exactly one condition", where=where[:200], fix=FIX)
-        return _Writer(where, columns).truth(trees[0])
     except SqlglotError as error:
         told = getattr(error, "errors", None)
         what = told[0].get("description", "") if told else str(error).splitlines()[0]
         raise UsageError(f"the filter is not valid SQL: {what.rstrip('.')}", where=where[:200], fix=FIX) from None
     except RecursionError:
         raise UsageError("the filter is nested too deeply", where=where[:200], fix=FIX) from None
+    if len(trees) != 1 or trees[0] is None:
+        raise UsageError("a filter is exactly one condition", where=where[:200], fix=FIX)
+    return trees[0]
 
 
 @contextmanager

@@ -92,6 +92,17 @@ GROUPS: dict[str, tuple[str, str, dict[str, Named]]] = {
             "ranker.agreement.student_teacher.rank": Named("… in what order", "Spearman's correlation", "number"),
         },
     ),
+    "tags": (
+        "Guessed words",
+        "What is guessed of held-out items, beside what their owner says. A word that the owner left out counts as wrong, fitting or not.",
+        {
+            "tags.precision": Named("A guessed word is the owner's", "of the guesses sure enough to be shown; interval by resampling items"),
+            "tags.recall": Named("An owner's word is guessed", "of the words that are common enough to be learned"),
+            "tags.coverage": Named("Items of which anything is guessed", "held-out items whose owner says something"),
+            "tags.category.accuracy": Named("The best guess of the kind", "however sure; kinds common enough to be learned"),
+            "tags.calibration": Named("Distance of confidence from truth", "expected calibration error, ten bins: less is better"),
+        },
+    ),
     "storage": (
         "Storage",
         "The learned vectors by themselves, kept in fewer bits and cut to fewer numbers, for the questions of the first row above.",

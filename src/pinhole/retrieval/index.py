@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -25,10 +25,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pinhole.catalogue import filters
 from pinhole.config import DiversifyConfig
 from pinhole.errors import Corrupt, MissingArtefact, SpaceMismatch, UsageError
 from pinhole.retrieval.arrange import POOL, Arranger
 from pinhole.retrieval.extend import Moves, extend, keep_base, open_nearest
+from pinhole.retrieval.guesses import Guesses, guesses_in
 from pinhole.retrieval.nearest import Nearest
 from pinhole.retrieval.ranker import PART, RANKED, Ranker
 from pinhole.retrieval.scores import COLUMNS, Bridge, BridgeShape, Scorer, Side, memory, picture_bridge
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from pinhole.retrieval.item_values import ItemValues
 
 LAYOUT = 2
+GUESSED = "text.guessed"
 EXACT = 8192  # items that are scored one and all
 CANDIDATES = 200  # from each source, at least
 WORDS_MOST = 2000  # items that full text names
@@ -182,13 +185,16 @@ class Searcher:
         max_pixels: int = MAX_PIXELS,
         diversify: DiversifyConfig = AS_FOUND,
         ranker: Ranker | None = None,
+        guesses: Guesses | None = None,
+        guessed: float = 0.0,
     ) -> None:
         """``path`` is the artefact of ``index``. An encoder may be a function that makes it when it is first needed.
 
         Liked pictures of more than ``max_pixels`` are refused before they are decoded. ``diversify`` arranges results; the default leaves them as
-        they are found. ``ranker`` orders the best of what words alone find.
+        they are found. ``ranker`` orders the best of what words alone find. A word of ``guesses``
+        counts ``guessed`` times as much as one that the owner wrote.
         """
-        self.ranker = ranker
+        self.ranker, self.guesses, self.guessed = ranker, guesses, guessed
         self.catalogue, self.features, self.space, self.path, self.max_pixels = catalogue, features, space, Path(path), max_pixels
         self._encoders = (text_encoder, image_encoder)
         meta = self._open()
@@ -273,9 +279,9 @@ class Searcher:
         columns = dict(zip(KINDS[kind], self.weights.array(kind).tolist(), strict=True))
         if WORDS in columns:
             columns[WORDS] = max(columns[WORDS], WORDS_LEAST)
-        words = dict(self.catalogue.text_search(text, WORDS_MOST, where or None)) if text else {}
-        rows = self._candidates(sides, columns, words, allowed, n)
-        parts = self._parts(sides, columns, words, rows)
+        words, supposed = (self._worded(text, where), self._supposed(text)) if text else ({}, {})
+        rows = self._candidates(sides, columns, [*words, *supposed], allowed, n)
+        parts = self._parts(sides, columns, words, rows, supposed)
         if self.ranker is not None and set(sides) == {"text"}:
             total = np.sum(list(parts.values()), axis=0)
             parts[PART] = self.ranker.moves(Question(sides["text"], self._named(words), rows, total), rows, total, self)
@@ -309,9 +315,9 @@ class Searcher:
         self._look()
         sides, columns = self._sides(text, [], []), dict(zip(KINDS["text"], self.weights.array("text").tolist(), strict=True))
         columns[WORDS] = max(columns[WORDS], WORDS_LEAST)
-        words = dict(self.catalogue.text_search(text, WORDS_MOST, None))
-        rows = self._candidates(sides, columns, words, self._usable, RANKED)
-        scores = np.sum(list(self._parts(sides, columns, words, rows).values()), axis=0)
+        words, supposed = self._worded(text, ""), self._supposed(text)
+        rows = self._candidates(sides, columns, [*words, *supposed], self._usable, RANKED)
+        scores = np.sum(list(self._parts(sides, columns, words, rows, supposed).values()), axis=0)
         order = np.lexsort((rows, -np.round(scores, 5)))
         return Question(sides["text"], self._named(words), rows[order], scores[order])
 
@@ -320,7 +326,17 @@ class Searcher:
         words = np.array([question.words.get(row, 0.0) for row in rows.tolist()], dtype=np.float32)
         return inputs(self._scorer, self._cohort, question.side, rows, words, values([self.features.ids[row] for row in rows]))
 
-    def _named(self, words: dict[str, float]) -> dict[int, float]:
+    def _worded(self, text: str, where: str) -> dict[str, float]:
+        """Full text's scores. A condition on guesses it does not know: what such a one keeps is sorted out among the candidates."""
+        known = where if where.strip() and not guesses_in(filters.parsed(where)) else ""
+        return dict(self.catalogue.text_search(text, WORDS_MOST, known or None))
+
+    def _supposed(self, text: str) -> dict[str, float]:
+        """The best scores of guessed words."""
+        found = self.guesses.scores(text, len(self.features)) if self.guesses is not None and self.guessed else {}
+        return dict(sorted(found.items(), key=lambda one: (-one[1], one[0]))[:WORDS_MOST])
+
+    def _named(self, words: Mapping[str, float]) -> dict[int, float]:
         unit = word_unit(len(self.features))
         return {self._place[id]: score / unit for id, score in words.items() if id in self._place}
 
@@ -365,10 +381,18 @@ class Searcher:
         """Rows that may be shown, ascending."""
         rows = self._usable
         if where.strip():
-            rows = np.intersect1d(rows, [self._place[id] for id in self.catalogue.filter_ids(where) if id in self._place])
+            rows = np.intersect1d(rows, [self._place[id] for id in self._kept(where) if id in self._place])
         return np.setdiff1d(rows, left_out) if left_out else rows
 
-    def _candidates(self, sides: dict[str, Side], columns: dict[str, float], words: dict[str, float], allowed: np.ndarray, n: int) -> np.ndarray:
+    def _kept(self, where: str) -> Collection[str]:
+        """Ids that a condition keeps."""
+        if not guesses_in(filters.parsed(where)):
+            return self.catalogue.filter_ids(where)
+        if self.guesses is None:
+            raise UsageError("nothing is guessed here yet", where=where[:200], fix="run `pinhole build tags`")
+        return self.guesses.matching(where, self.catalogue.filter_ids, lambda: list(self._place))
+
+    def _candidates(self, sides: dict[str, Side], columns: dict[str, float], words: Sequence[str], allowed: np.ndarray, n: int) -> np.ndarray:
         if len(allowed) <= EXACT:
             return allowed
         count = max(CANDIDATES, 4 * n)
@@ -390,7 +414,9 @@ class Searcher:
             return columns[f"{side}.{name}"]
         return -UNLIKE * columns.get(f"like.{name}", self.weights.kinds["like"][f"like.{name}"])
 
-    def _parts(self, sides: dict[str, Side], columns: dict[str, float], words: dict[str, float], rows: np.ndarray) -> dict[str, np.ndarray]:
+    def _parts(
+        self, sides: dict[str, Side], columns: dict[str, float], words: dict[str, float], rows: np.ndarray, supposed: Mapping[str, float] = {}
+    ) -> dict[str, np.ndarray]:
         """Each weighted column (rows,)."""
         most = 2 * len(rows) > len(self.features)  # then scoring all, as they lie, is cheaper than gathering
         block = self._scorer.block(None if most else rows)
@@ -404,6 +430,9 @@ class Searcher:
         if words:
             place = self._named(words)
             parts[WORDS] = columns[WORDS] * np.array([place.get(row, 0.0) for row in rows.tolist()], dtype=np.float32)
+        if supposed:
+            place = self._named(supposed)
+            parts[GUESSED] = self.guessed * columns[WORDS] * np.array([place.get(row, 0.0) for row in rows.tolist()], dtype=np.float32)
         return parts
 
     def ranked(self, parts: dict[str, np.ndarray], rows: np.ndarray, n: int, arranged: bool = True) -> list[Hit]:

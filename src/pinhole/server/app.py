@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from importlib.resources import files
 from typing import Any
 from urllib.parse import unquote
@@ -39,11 +39,20 @@ PAGE_TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
+Guesses = Callable[[str], list[dict[str, Any]]]
 HIDDEN = ("image", "image_bytes")  # where a picture is kept is nobody's business outside
 
 
-def create_app(assistant: Any, catalogue: Any, *, name: str = "pinhole", config: Config | None = None) -> FastAPI:
-    """The application. ``assistant`` has ``turn(conversation, cancelled=…)`` and ``engine``; ``name`` is the model's name to clients."""
+def unguessed(item_id: str) -> list[dict[str, Any]]:
+    """Where nothing is guessed of any item."""
+    return []
+
+
+def create_app(assistant: Any, catalogue: Any, *, name: str = "pinhole", config: Config | None = None, guesses: Guesses = unguessed) -> FastAPI:
+    """The application. ``assistant`` has ``turn(conversation, cancelled=…)`` and ``engine``; ``name`` is the model's name to clients.
+
+    ``guesses`` gives what is guessed of an item: name, value and confidence of each.
+    """
     config = config or Config()
     door = Door(config.serve.queue)
 
@@ -59,7 +68,7 @@ def create_app(assistant: Any, catalogue: Any, *, name: str = "pinhole", config:
     app.add_exception_handler(HTTPException, edge.on_http_error)
     app.state.door, app.state.stop = door, door.stop
     _add_chat(app, assistant, door, name, config)
-    _add_items(app, catalogue, config)
+    _add_items(app, catalogue, config, guesses)
     _add_facts(app, assistant, catalogue, name, config)
     _add_page(app)
     return app
@@ -86,7 +95,7 @@ def _add_chat(app: FastAPI, assistant: Any, door: Door, name: str, config: Confi
         return model
 
 
-def _add_items(app: FastAPI, catalogue: Any, config: Config) -> None:
+def _add_items(app: FastAPI, catalogue: Any, config: Config, guesses: Guesses) -> None:
     pictures = Pictures(catalogue, max_pixels=config.vision.max_pixels)
     at_once = anyio.CapacityLimiter(2)  # decoding is bounded, so that a page of thumbnails does not starve the model
 
@@ -95,7 +104,7 @@ def _add_items(app: FastAPI, catalogue: Any, config: Config) -> None:
         item_id, wants_image = item_of_path(request.scope)
         if not wants_image:
             row = await anyio.to_thread.run_sync(catalogue.item, item_id)
-            return JSONResponse(public_item(row))
+            return JSONResponse({**public_item(row), "guesses": guesses(item_id)})
         size = _size(request.query_params.get("size"))
         picture = await anyio.to_thread.run_sync(pictures.get, item_id, size, limiter=at_once)
         headers = {"ETag": picture.etag, "Cache-Control": "private, max-age=300"}

@@ -185,6 +185,9 @@ export async function detail(item, refer) {
       const words = Array.isArray(value) ? value.join(", ") : typeof value === "object" ? JSON.stringify(value) : String(value);
       if (words && words !== "null") facts.append(h("dt", {}, name.replaceAll("_", " ")), h("dd", {}, words));
     }
+    const guessed = Map.groupBy(row.guesses ?? [], (guess) => guess.name);
+    for (const [name, some] of guessed)
+      facts.append(h("dt", {}, `${name.replaceAll("_", " ")}?`), h("dd", { class: "guessed" }, some.map(({ value, confidence }) => `${value} ${Math.round(100 * confidence)}%`).join(", ")));
   } catch (error) {
     about.textContent = error.message;
   }
