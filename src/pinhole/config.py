@@ -143,6 +143,7 @@ class TagsConfig(Section):
     precision: float = Field(0.8, gt=0, lt=1, description="share of guesses that the owner would have made too, on items that were never seen")
     least: int = Field(15, ge=2, description="training items that bear a value, fewer and it is not learned")
     most: int = Field(1000, ge=1, description="values of an attribute, the commonest")
+    captions: bool = Field(False, description="whether the graft describes every picture too; `tags` then comes after it")
     weight: float = Field(0.5, ge=0, description="what a guessed word counts in a search, beside one that the owner wrote")
 
 

@@ -21,7 +21,7 @@ from pinhole.workspace import Workspace, digest, read_json
 if TYPE_CHECKING:
     from pinhole.catalogue.store import Catalogue
     from pinhole.graft.model import Graft
-    from pinhole.graft.prompt import ToolSchema
+    from pinhole.graft.prompt import Soft, ToolSchema
     from pinhole.vision.align import Asked, Space
     from pinhole.vision.features import Features
 
@@ -191,9 +191,23 @@ def _tags(job: Build) -> dict[str, Any]:
     from pinhole.vision.signals import read_signals
 
     config, catalogue, features = job.workspace.config, _catalogue(job), _features(job)
-    signals = read_signals(catalogue, features, config.graph)
-    examined, figures = build_tags(catalogue, features, _space(job), signals, config, job.out, job.progress)
-    return figures | tag_exams(examined, config.catalogue.category, config.evaluate.seed)
+    signals, (first, second) = read_signals(catalogue, features, config.graph), _parts(job.progress, 2)
+    said = _captions(job, catalogue, features, first) if config.tags.captions else {}
+    examined, figures = build_tags(catalogue, features, _space(job), signals, config, job.out, second, said)
+    return figures | {"captions": float(len(said))} | tag_exams(examined, config.catalogue.category, config.evaluate.seed)
+
+
+def _captions(job: Build, catalogue: Catalogue, features: Features, progress: Progress) -> dict[int, tuple[str, float]]:
+    from pinhole.engines.captions import AT_ONCE, Pictured, captions
+    from pinhole.engines.local import in_bulk
+    from pinhole.graft.grader import GraftGrader
+
+    graft, grafted, soft = _seeing(job, catalogue, features, _space(job))
+    looks = features.rows["image"].to_pylist()
+    shown = [(row, soft(row)) for row in range(len(features))]
+    pictures = [Pictured(row, looks[row], found[0]) for row, found in shown if found is not None]
+    with in_bulk(graft, AT_ONCE) as engines:
+        return captions(engines, GraftGrader(graft, soft, grafted), pictures, grafted, progress)
 
 
 def _ranker(job: Build) -> dict[str, Any]:
@@ -226,8 +240,15 @@ def _ranker_teacher(job: Build, catalogue: Catalogue, features: Features, space:
         return packaged_cross_encoder()
     if settings.teacher != "graft":
         return AskedTeacher(settings.teacher, settings.teacher_model, settings.at_once)
-    from pinhole.catalogue.split import Split
     from pinhole.graft.grader import GraftGrader
+
+    graft, key, soft = _seeing(job, catalogue, features, space)
+    return GraftGrader(graft, soft, key)
+
+
+def _seeing(job: Build, catalogue: Catalogue, features: Features, space: Space) -> tuple[Graft, str, Callable[[int], tuple[Soft, str] | None]]:
+    """The graft, its artefact's key, and what it sees of a row of the features, with its title; None where there is no picture."""
+    from pinhole.catalogue.split import Split
     from pinhole.graft.model import Graft
     from pinhole.graft.world import build_world
 
@@ -237,7 +258,7 @@ def _ranker_teacher(job: Build, catalogue: Catalogue, features: Features, space:
     world = build_world(catalogue, features, space, Split(config.catalogue), config.catalogue.category, tokens_per_item=graft.nested[-1])
     place = {picture.id: number for number, picture in enumerate(world.pictures)}
     at = {row: place[id] for row, id in enumerate(features.ids) if id in place}
-    return GraftGrader(graft, lambda row: (world.soft(at[row]), world.pictures[at[row]].title) if row in at else None, grafted.key)
+    return graft, grafted.key, lambda row: (world.soft(at[row]), world.pictures[at[row]].title) if row in at else None
 
 
 def _evaluate(job: Build) -> dict[str, Any]:
@@ -386,14 +407,21 @@ RANKER = Stage(
 
 
 def stages_of(config: Config) -> dict[str, Stage]:
-    """:data:`STAGES`; before them ``tune`` where ``[tune] unfreeze`` says so, and ``ranker`` behind what it needs where ``[ranker] enabled`` does."""
+    """:data:`STAGES`; before them ``tune`` where ``[tune] unfreeze`` says so, and ``ranker`` behind what it needs where ``[ranker] enabled`` does.
+
+    With ``[tags] captions`` guesses come after the graft that writes them.
+    """
     stages = dict(STAGES)
+    if config.tags.captions:
+        stages = {name: stages[name] for name in stages if name not in ("tags", "evaluate")}
+        stages |= {"tags": replace(STAGES["tags"], needs=(*STAGES["tags"].needs, "graft")), "evaluate": STAGES["evaluate"]}
     if config.tune.unfreeze != "no":
         stages = {"tune": TUNE, **stages, "embed": replace(STAGES["embed"], needs=("tune",))}
     if config.ranker.enabled:
         ranker = replace(RANKER, needs=(*RANKER.needs, "graft")) if config.ranker.teacher == "graft" else RANKER
         evaluate = stages.pop("evaluate")
-        behind = [name for name in stages if name not in (*ranker.needs, "tune")]
+        before = {stage.name for stage in builder.closure(ranker.needs, stages)}
+        behind = [name for name in stages if name not in before]
         later = {name: stages.pop(name) for name in behind}
         stages |= {"ranker": ranker, **later, "evaluate": replace(evaluate, needs=(*evaluate.needs, "ranker"))}
     return stages

@@ -14,10 +14,11 @@ import io
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,8 +40,12 @@ if TYPE_CHECKING:
 
 LAYOUT = 1
 FILE = "guesses.parquet"
+CAPTION = "caption"  # the name under which a sentence about an item stands
 SPACE = "guess"  # what stands before a name in a filter
 Progress = Callable[[int, int], None]
+Captions = Mapping[int, tuple[str, float]]
+"""Of rows of the features: a text, and how sure it is."""
+NONE: Captions = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -59,9 +64,9 @@ class Guess:
 
 
 def build_tags(
-    catalogue: Catalogue, features: Features, space: Space, signals: Signals, config: Config, out: Path, progress: Progress
+    catalogue: Catalogue, features: Features, space: Space, signals: Signals, config: Config, out: Path, progress: Progress, captions: Captions = NONE
 ) -> tuple[list[Guessed], dict[str, float]]:
-    """The stage ``tags``: learn each attribute on the training part, write what is guessed of every item.
+    """The stage ``tags``: learn each attribute on the training part, write what is guessed of every item, and ``captions`` beside it.
 
     Returns for each attribute the guesses about held-out items (what exams are made of) and figures for the manifest. Raises
     :class:`SpaceMismatch` where the features come from other encoders than the space.
@@ -81,6 +86,7 @@ def build_tags(
             examined.append(guess(guesser, sure, fresh(features, held.items, part.items, Pictures(space, features))))
             learned[name] = {"values": len(labels.values), "least": sure.least, "one": labels.one}
         progress(number + 1, len(settings.attributes))
+    rows += [(features.ids[row], CAPTION, text, sure) for row, (text, sure) in captions.items()]
     _write(rows, out)
     write_json(out / "tags.json", {"layout": LAYOUT, "space": space.identity, "names": learned})
     figures = {f"values.{name}": float(one["values"]) for name, one in learned.items()}
@@ -129,7 +135,8 @@ class Guesses:
         self._having: dict[tuple[str, str], list[tuple[str, float]]] = defaultdict(list)
         for id, name, value, confidence in rows:
             self._of[id].append(Guess(name, value, confidence))
-            self._having[name, value.lower()].append((id, confidence))
+            if name != CAPTION:  # read, not searched: a sentence is no word
+                self._having[name, value.lower()].append((id, confidence))
 
     @classmethod
     def load(cls, folder: Path, space: str) -> Guesses:

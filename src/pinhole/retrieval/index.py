@@ -21,6 +21,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 
 LAYOUT = 2
 GUESSED = "text.guessed"
+NO_WORDS: Mapping[str, float] = MappingProxyType({})
 EXACT = 8192  # items that are scored one and all
 CANDIDATES = 200  # from each source, at least
 WORDS_MOST = 2000  # items that full text names
@@ -415,7 +417,7 @@ class Searcher:
         return -UNLIKE * columns.get(f"like.{name}", self.weights.kinds["like"][f"like.{name}"])
 
     def _parts(
-        self, sides: dict[str, Side], columns: dict[str, float], words: dict[str, float], rows: np.ndarray, supposed: Mapping[str, float] = {}
+        self, sides: dict[str, Side], columns: dict[str, float], words: dict[str, float], rows: np.ndarray, supposed: Mapping[str, float] = NO_WORDS
     ) -> dict[str, np.ndarray]:
         """Each weighted column (rows,)."""
         most = 2 * len(rows) > len(self.features)  # then scoring all, as they lie, is cheaper than gathering
