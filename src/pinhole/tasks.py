@@ -16,8 +16,8 @@ from pinhole.builder import Outcome, closure
 from pinhole.catalogue.prices import load_prices
 from pinhole.console import Console, columns
 from pinhole.errors import IngestError, UnknownName, UsageError, WorkspaceError
-from pinhole.stages import STAGES, stages_of
 from pinhole.stages import build as run_stages
+from pinhole.stages import stages_of
 from pinhole.workspace import Artefact, Workspace, disk_errors, read_json, write_json
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def report(workspace: Workspace, console: Console) -> Answer:
 
     build(workspace, ["evaluate"], console)
     exams = workspace.need("evaluate")
-    made = {stage: wiring.made_from(workspace, exams, stage) for stage in STAGES["evaluate"].needs} | {"evaluate": exams}
+    made = {stage: wiring.made_from(workspace, exams, stage) for stage in exams.manifest["recipe"]["inputs"]} | {"evaluate": exams}
     path = write_report(
         workspace.root / "report.html",
         name=workspace.root.resolve().name,

@@ -19,7 +19,7 @@ from typing import Any
 from pinhole import tasks, wiring
 from pinhole.console import Console
 from pinhole.errors import DiskFull, IngestError, Locked, PinholeError, UsageError
-from pinhole.stages import STAGES
+from pinhole.stages import stages_of
 from pinhole.workspace import Workspace, digest, read_json, write_json
 
 PATIENCE = 30  # looks at a source that never rests, after which it is read all the same: what was half written is read again when it changes
@@ -173,7 +173,7 @@ class Watch:
         if not wiring.open_catalogue(self.workspace).count("items"):
             self._build = False
             return
-        wanted = ["index", *(name for name in STAGES if self.workspace.latest(name))]
+        wanted = ["index", *(name for name in stages_of(self.workspace.config) if self.workspace.latest(name))]
         try:
             done.stages = tasks.build(self.workspace, list(dict.fromkeys(wanted)), self.console).value["stages"]
         except Locked:
