@@ -369,13 +369,13 @@ def _named(*stages: Stage) -> dict[str, Stage]:
 
 STAGES: dict[str, Stage] = _named(
     Stage("embed", (), ("vision",), ("items",), 1, _embed, _encoders),
-    Stage("align", ("embed",), ("align", "graph", "catalogue"), ("items", "boards", "queries", "events"), 4, _align, judge=_judge_align),
+    Stage("align", ("embed",), ("align", "graph", "catalogue"), ("items", "boards", "queries", "events"), 5, _align, judge=_judge_align),
     Stage(
         "index",
         ("embed", "align"),
         ("index", "graph", "align", "catalogue"),
         ("items", "boards", "queries", "events"),
-        5,
+        6,
         _index,
         judge=freshness.judge_index,
     ),

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pinhole.evaluation.cold_exams import cold_exam, read_created
+from pinhole.evaluation.cold_exams import Cold, read_created
 from pinhole.evaluation.search_exams import Results, search_exams
 from pinhole.retrieval.trials import Asking
 from pinhole.retrieval.weights import Weights
@@ -55,6 +55,9 @@ def test_new_items_are_asked_for_among_known_ones(toy: Toy, figures: dict[str, f
     for way in ("", ".known", ".base", ".base_known"):
         assert 0 <= figures[f"{key}{way}.low"] <= figures[f"{key}{way}"] <= figures[f"{key}{way}.high"] <= 1
     assert figures[key] > 0 and figures[f"{key}.known"] > 0
+    for way, base in (("", ".base"), (".known", ".base_known")):
+        assert figures[f"{key}{way}.ratio"] == pytest.approx(figures[f"{key}{way}"] / figures[f"{key}{base}"])
+        assert figures[f"{key}{way}.ratio.low"] <= figures[f"{key}{way}.ratio"] <= figures[f"{key}{way}.ratio.high"]
 
 
 def test_the_newest_by_date_are_new_where_items_have_one(toy: Toy) -> None:
@@ -67,7 +70,12 @@ def test_the_newest_by_date_are_new_where_items_have_one(toy: Toy) -> None:
     assert not set(before.items) & set(newest.items) and not set(newest.items) & set(range(9))
     assert np.nanmin(created[newest.items]) > np.nanmax(created[before.items])
     assert not {query.key for query in before.queries} & {query.key for query in signals.asked_apart(toy.config.catalogue)}
-    figures = cold_exam(toy.features, signals, space, Weights(), toy.asked, created, toy.config)
+    exam = Cold(created)
+    for split in (0, 1):  # the newest are the newest, whatever the split
+        settings = toy.config.catalogue.model_copy(update={"split": split})
+        exam.take(toy.features, signals, space, Weights(), toy.asked, toy.config.model_copy(update={"catalogue": settings}))
+    figures = exam.figures(0)
+    assert len(exam.items) == 1
     assert figures["search.cold.recall@10.by_time"] == 1 and figures["search.cold.recall@10.n"] > 0
     assert read_created(toy.catalogue, toy.features.ids) is None
 

@@ -9,6 +9,7 @@ items by ``created_at`` where most items say when they were made (a space is tra
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,34 +30,59 @@ KEY = "search.cold.recall@10"
 DATED = 0.5  # share of items that must say when they were made
 
 
-def cold_exam(
-    features: Features, signals: Signals, space: Space, weights: Weights, asked: Asked, created: np.ndarray | None, config: Config
-) -> dict[str, float]:
-    """Figures under ``search.cold.recall@10``; ``created`` (n,) is :func:`read_created`'s."""
-    part, held = signals.part(config.catalogue) if created is None else signals.by_time(created, config.catalogue)
-    if created is not None:
-        from pinhole.vision.heads import fit
+@dataclass
+class Cold:
+    """The exam over one split or several."""
 
-        space = fit(features, part, asked.of([query.key for query in part.queries]), config.align).space
-    _, blind = scorers(features, space, part, asked.of([query.key for query in part.queries]), weights.bridge)
-    pictured = part.items[features.has_image[part.items]]
-    new = without_twins(held.items[features.has_image[held.items]], pictured, Pictures(space, features))
-    gallery = np.union1d(pictured, new)
-    cold, known = (np.isin(gallery, rows) for rows in (new, pictured))
-    queries = [query for query in signals.asked_apart(config.catalogue) if np.isin(query.rows, new).any() and np.isin(query.rows, pictured).any()]
-    if not queries:
-        return {f"{KEY}.n": 0}
-    columns = text_columns(blind, asked.of([query.key for query in queries]), gallery)[:2]
-    tuned = np.einsum("cqn,c->qn", columns, weights.array("seen"))
-    right = [np.isin(gallery, query.rows) for query in queries]
-    ways = {"": (tuned, cold), ".known": (tuned, known), ".base": (columns[1], cold), ".base_known": (columns[1], known)}
-    recalls = {name: [_recall(row, rows & sort) for row, rows in zip(scores, right, strict=True)] for name, (scores, sort) in ways.items()}
-    drawn = resampled(np.array(list(recalls.values())), [query.key for query in queries], config.evaluate.seed)
-    found: dict[str, float] = {f"{KEY}.n": len(queries), f"{KEY}.items": len(new), f"{KEY}.by_time": float(created is not None)}
-    for (name, values), sample in zip(recalls.items(), drawn, strict=True):
-        low, high = np.quantile(sample, (0.025, 0.975))
-        found |= {f"{KEY}{name}": float(np.mean(values)), f"{KEY}{name}.low": float(low), f"{KEY}{name}.high": float(high)}
-    return found
+    created: np.ndarray | None
+    """(n,) :func:`read_created`'s."""
+    recalls: dict[str, list[float]] = field(default_factory=dict)
+    queries: list[str] = field(default_factory=list)
+    items: list[int] = field(default_factory=list)
+
+    def take(self, features: Features, signals: Signals, space: Space, weights: Weights, asked: Asked, config: Config) -> None:
+        """One split more. Of items with dates there is one alone: what is newest is no matter of chance."""
+        if self.created is not None and self.items:
+            return
+        part, held = signals.part(config.catalogue) if self.created is None else signals.by_time(self.created, config.catalogue)
+        if self.created is not None:
+            from pinhole.vision.heads import fit
+
+            space = fit(features, part, asked.of([query.key for query in part.queries]), config.align).space
+        _, blind = scorers(features, space, part, asked.of([query.key for query in part.queries]), weights.bridge)
+        pictured = part.items[features.has_image[part.items]]
+        new = without_twins(held.items[features.has_image[held.items]], pictured, Pictures(space, features))
+        self.items.append(len(new))
+        gallery = np.union1d(pictured, new)
+        cold, known = (np.isin(gallery, rows) for rows in (new, pictured))
+        both = [query for query in signals.asked_apart(config.catalogue) if np.isin(query.rows, new).any() and np.isin(query.rows, pictured).any()]
+        if not both:
+            return
+        columns = text_columns(blind, asked.of([query.key for query in both]), gallery)[:2]
+        tuned = np.einsum("cqn,c->qn", columns, weights.array("seen"))
+        right = [np.isin(gallery, query.rows) for query in both]
+        for name, scores, sort in (("", tuned, cold), (".known", tuned, known), (".base", columns[1], cold), (".base_known", columns[1], known)):
+            self.recalls.setdefault(name, []).extend(_recall(row, rows & sort) for row, rows in zip(scores, right, strict=True))
+        self.queries += [query.key for query in both]
+
+    def figures(self, seed: int) -> dict[str, float]:
+        """Under ``search.cold.recall@10``; ``ratio`` is new items' recall ÷ theirs without training, ``known.ratio`` the same of known ones."""
+        if not self.queries:
+            return {f"{KEY}.n": 0}
+        drawn = dict(zip(self.recalls, resampled(np.array(list(self.recalls.values())), self.queries, seed), strict=True))
+        found: dict[str, float] = {f"{KEY}.n": len(self.queries), f"{KEY}.items": sum(self.items), f"{KEY}.by_time": float(self.created is not None)}
+        for name, values in self.recalls.items():
+            found |= {f"{KEY}{name}": float(np.mean(values)), **_ends(f"{KEY}{name}", drawn[name])}
+        for name, base in (("", ".base"), (".known", ".base_known")):
+            if found[KEY + base] > 0:
+                ratio = {f"{KEY}{name}.ratio": found[KEY + name] / found[KEY + base], f"{KEY}{name}.ratio.n": len(self.queries)}
+                found |= ratio | _ends(f"{KEY}{name}.ratio", drawn[name] / np.maximum(drawn[base], 1e-9))
+        return found
+
+
+def _ends(key: str, drawn: np.ndarray) -> dict[str, float]:
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return {f"{key}.low": float(low), f"{key}.high": float(high)}
 
 
 def read_created(catalogue: Catalogue, ids: Sequence[str]) -> np.ndarray | None:

@@ -65,6 +65,10 @@ GROUPS: dict[str, tuple[str, str, dict[str, Named]]] = {
             "search.cold.recall@10": Named(
                 "New items among known ones", "pictures on no board, clicked by nobody: right ones among the first ten of all"
             ),
+            "search.cold.recall@10.ratio": Named(
+                "… against no training", "tuned ÷ base, for the new ones; interval by resampling the queries", "times"
+            ),
+            "search.cold.recall@10.known.ratio": Named("… and for the known ones", "tuned ÷ base: new items sink where it is the larger", "times"),
             "search.splits": Named("Splits", "drawings of what is held out, pooled", "number"),
         },
     ),

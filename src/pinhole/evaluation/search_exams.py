@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pinhole.config import Config, IndexConfig
-from pinhole.evaluation.cold_exams import cold_exam, read_created
+from pinhole.evaluation.cold_exams import Cold, read_created
 from pinhole.evaluation.intervals import resampled
 from pinhole.evaluation.twins import told_apart, twins
 from pinhole.retrieval.fusion import recall_at
@@ -102,7 +102,7 @@ def search_exams(
     """
     signals = read_signals(catalogue, features, config.graph)
     titles = read_titles(catalogue, features.ids)
-    cold = cold_exam(features, signals, space, weights, asked, read_created(catalogue, features.ids), config)
+    cold = Cold(read_created(catalogue, features.ids))
     seen, like, titled, fine = Results(), Results(), Results(), Results()
     mates, kept = {"placed": Results(), "new": Results()}, dict[str, float]()
     splits = config.evaluate.splits
@@ -116,6 +116,7 @@ def search_exams(
         room.fine(fine, config.evaluate.seed)
         room.like(like, settings)
         room.titled(titled)
+        cold.take(features, signals, space, weights, asked, settings)
         room.mates(mates, signals, settings)
         kept = kept or room.stored()
         if progress is not None:
@@ -125,7 +126,7 @@ def search_exams(
     found |= fine.figures("search.fine.recall@10", seed)
     for kind, results in mates.items():
         found |= results.figures(f"related.{kind}.recall@10", seed)
-    return {**found, **kept, **cold, **titled.figures("search.with_titles.recall@10", seed), "search.splits": splits}
+    return {**found, **kept, **cold.figures(seed), **titled.figures("search.with_titles.recall@10", seed), "search.splits": splits}
 
 
 def titled_scores(
