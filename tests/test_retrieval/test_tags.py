@@ -17,7 +17,7 @@ from pinhole.catalogue.split import Split
 from pinhole.config import TagsConfig
 from pinhole.errors import Corrupt, MissingArtefact, SpaceMismatch, UsageError
 from pinhole.evaluation.tag_exams import calibration, tag_exams
-from pinhole.retrieval.guesses import Guesses, build_tags
+from pinhole.retrieval.guesses import Guesses, as_table, build_tags
 from pinhole.retrieval.tags import NEVER, confident, read_labels, values_of
 from pinhole.stages import STAGES
 from pinhole.vision.align import Space
@@ -167,7 +167,10 @@ def test_found_filtered_and_shown(tmp_path: Path) -> None:
 
 
 def test_a_value_of_several_words_needs_them_all() -> None:
-    guesses = Guesses([("a", "keywords", "red boat", 0.5), ("b", "keywords", "Boats", 1.0), ("b", "category", "boat", 0.4)], ("keywords", "category"))
+    rows = [("a", "keywords", "red boat", 0.5), ("b", "keywords", "Boats", 1.0), ("b", "category", "boat", 0.4), ("b", "caption", "boat", 0.9)]
+    guesses = Guesses(as_table(rows), ("keywords", "category"))
+    assert [(one.name, one.value) for one in guesses.of("b")] == [("keywords", "Boats"), ("caption", "boat"), ("category", "boat")]
+    assert guesses.of("") == guesses.of("aa") == guesses.of("c") == []
     found = guesses.scores("my boats", 10)
     assert set(found) == {"b"} and found["b"] == pytest.approx(np.log(11)), "a word that is guessed twice counts once"
     assert set(guesses.scores("boat, Red!", 10)) == {"a", "b"} and guesses.scores("red", 10) == {}

@@ -9,6 +9,7 @@ nothing of how words are learned (``tags``).
 
 from __future__ import annotations
 
+import bisect
 import difflib
 import io
 import math
@@ -32,6 +33,8 @@ from pinhole.vision.align import Pictures
 from pinhole.workspace import read_json, write_atomic, write_json
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from pinhole.catalogue.store import Catalogue
     from pinhole.config import Config
     from pinhole.vision.align import Space
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
 
 LAYOUT = 1
 FILE = "guesses.parquet"
+SPLIT = "\x1f"  # between a name and a value; values have no control characters
 CAPTION = "caption"  # the name under which a sentence about an item stands
 SPACE = "guess"  # what stands before a name in a filter
 Progress = Callable[[int, int], None]
@@ -112,14 +116,19 @@ def _kept(found: Guessed, said: Sequence[object], ids: Sequence[str]) -> list[tu
     return out
 
 
-def _write(rows: Sequence[tuple[str, str, str, float]], out: Path) -> None:
+def as_table(rows: Sequence[tuple[str, str, str, float]]) -> pa.Table:
+    """Of (id, name, value, confidence)."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     names, types = ("id", "name", "value", "confidence"), (pa.string(), pa.string(), pa.string(), pa.float32())
-    columns = {name: pa.array([row[at] for row in rows], kind) for at, (name, kind) in enumerate(zip(names, types, strict=True))}
+    return pa.table({name: pa.array([row[at] for row in rows], kind) for at, (name, kind) in enumerate(zip(names, types, strict=True))})
+
+
+def _write(rows: Sequence[tuple[str, str, str, float]], out: Path) -> None:
+    import pyarrow.parquet as pq
+
     buffer = io.BytesIO()
-    pq.write_table(pa.table(columns), buffer)
+    pq.write_table(as_table(rows), buffer)
     write_atomic(out / FILE, buffer.getvalue())
 
 
@@ -127,16 +136,23 @@ def _write(rows: Sequence[tuple[str, str, str, float]], out: Path) -> None:
 
 
 class Guesses:
-    """What is guessed, by item, by value, and by words. May be used from several threads."""
+    """What is guessed, by item, by value, and by words: arrays, so that a million items' guesses fit into memory. Any number of threads may ask."""
 
-    def __init__(self, rows: Sequence[tuple[str, str, str, float]], names: Sequence[str]) -> None:
+    def __init__(self, table: pa.Table, names: Sequence[str]) -> None:
+        """``table`` has the columns id, name, value, confidence."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
         self.names = tuple(names)
-        self._of: dict[str, list[Guess]] = defaultdict(list)
-        self._having: dict[tuple[str, str], list[tuple[str, float]]] = defaultdict(list)
-        for id, name, value, confidence in rows:
-            self._of[id].append(Guess(name, value, confidence))
-            if name != CAPTION:  # read, not searched: a sentence is no word
-                self._having[name, value.lower()].append((id, confidence))
+        table = table.sort_by([("id", "ascending"), ("confidence", "descending")]).combine_chunks()
+        ids = pc.dictionary_encode(pa.chunked_array(table["id"].chunks, pa.string()).combine_chunks())
+        words = pc.dictionary_encode(pc.binary_join_element_wise(table["name"], table["value"], SPLIT).combine_chunks())
+        self._ids, self._place = ids.dictionary, ids.indices.to_numpy()  # (items,) ascending; (guesses,) whose each is
+        self._codes, self._confidence = words.indices.to_numpy(), table["confidence"].to_numpy()  # (guesses,)
+        self._values: list[tuple[str, str]] = [(name, value) for name, _, value in (one.partition(SPLIT) for one in words.dictionary.to_pylist())]
+        self._starts = np.searchsorted(self._place, np.arange(len(self._ids) + 1))
+        self._by_code = np.argsort(self._codes, kind="stable")
+        self._code_starts = np.searchsorted(self._codes[self._by_code], np.arange(len(self._values) + 1))
 
     @classmethod
     def load(cls, folder: Path, space: str) -> Guesses:
@@ -151,41 +167,52 @@ class Guesses:
         if meta["space"] != space:
             raise SpaceMismatch(f"guesses of space {meta['space']} met space {space}", where=str(folder), fix="run `pinhole build`")
         try:
-            table = pq.read_table(folder / FILE)
-            columns = [table[name].to_pylist() for name in ("id", "name", "value", "confidence")]
+            return cls(pq.read_table(folder / FILE, columns=["id", "name", "value", "confidence"]), list(meta["names"]))
         except Exception as error:  # pyarrow's own kinds
             fix = "delete the folder and run `pinhole build tags`"
             raise Corrupt(f"cannot be read: {error}", where=str(folder / FILE), fix=fix) from None
-        return cls(list(zip(*columns, strict=True)), list(meta["names"]))
 
     def of(self, id: str) -> list[Guess]:
         """The surest first."""
-        return sorted(self._of.get(id, ()), key=lambda one: -one.confidence)
+        at = bisect.bisect_left(range(len(self._ids)), id, key=lambda place: self._ids[place].as_py())
+        if at == len(self._ids) or self._ids[at].as_py() != id:
+            return []
+        mine = slice(self._starts[at], self._starts[at + 1])
+        return [Guess(*self._values[code], float(sure)) for code, sure in zip(self._codes[mine], self._confidence[mine], strict=True)]
+
+    def _guesses(self, code: int) -> np.ndarray:
+        """Numbers of the guesses of one value."""
+        return np.asarray(self._by_code[self._code_starts[code] : self._code_starts[code + 1]])
 
     # -- search -----------------------------------------------------------------------------------
 
     @cached_property
-    def _words(self) -> dict[str, list[tuple[tuple[str, str], frozenset[str]]]]:
+    def _words(self) -> dict[str, list[tuple[frozenset[str], int]]]:
         """Values by one of their words."""
-        found: dict[str, list[tuple[tuple[str, str], frozenset[str]]]] = defaultdict(list)
-        for key in self._having:
-            words = _plain(key[1])
-            if words:
-                found[min(words)].append((key, words))
+        found: dict[str, list[tuple[frozenset[str], int]]] = defaultdict(list)
+        for code, (name, value) in enumerate(self._values):
+            if name != CAPTION and (words := _plain(value)):  # a sentence is read, not searched
+                found[min(words)].append((words, code))
         return found
 
-    def scores(self, text: str, items: int) -> dict[str, float]:
-        """For the items that a value all of whose words stand in ``text`` is guessed of: the sum over such values of rarity times confidence,
-        with ``items`` in the catalogue."""
-        asked, found = _plain(text), dict[str, float]()
-        best: dict[str, dict[frozenset[str], float]] = defaultdict(dict)
-        for key, words in (pair for word in asked for pair in self._words.get(word, ()) if pair[1] <= asked):
-            rarity = math.log(1 + items / len(self._having[key]))
-            for id, confidence in self._having[key]:  # the same word as a keyword and as a category counts once
-                best[id][words] = max(best[id].get(words, 0.0), rarity * confidence)
-        for id, parts in best.items():
-            found[id] = sum(parts.values())
-        return found
+    def scores(self, text: str, items: int, most: int = 1000) -> dict[str, float]:
+        """Of the items that a value all of whose words stand in ``text`` is guessed of, the ``most`` best: the sum over such values of rarity times
+        confidence, with ``items`` in the catalogue."""
+        asked, among = _plain(text), defaultdict[frozenset[str], list[int]](list)
+        for words, code in (pair for word in asked for pair in self._words.get(word, ()) if pair[0] <= asked):
+            among[words].append(code)
+        if not among:
+            return {}
+        total = np.zeros(len(self._ids), np.float32)
+        for codes in among.values():
+            best = np.zeros(len(self._ids), np.float32)
+            for code in codes:  # the same word as a keyword and as a category counts once
+                mine = self._guesses(code)
+                best[self._place[mine]] = np.maximum(best[self._place[mine]], math.log(1 + items / len(mine)) * self._confidence[mine])
+            total += best
+        order = np.argsort(-total, kind="stable")[:most]
+        kept = order[total[order] > 0]
+        return dict(zip(self._ids.take(kept).to_pylist(), total[kept].tolist(), strict=True))
 
     # -- filters ----------------------------------------------------------------------------------
 
@@ -206,8 +233,9 @@ class Guesses:
         if kind == "Not":
             return set(everything()) - self._keep(node.this, where, owned, everything)
         if kind in ("EQ", "NEQ") and (pair := _name_and_texts(node.this, [node.expression]) or _name_and_texts(node.expression, [node.this])):
-            found = self._bearing(*pair, where)
-            return found if kind == "EQ" else {id for id, listed in self._of.items() if any(one.name == pair[0] for one in listed)} - found
+            name, texts = pair
+            found = self._bearing(name, texts, where)
+            return found if kind == "EQ" else self._bearers(lambda other, value: other == name) - found
         if kind == "In" and node.expressions and (pair := _name_and_texts(node.this, node.expressions)):
             return self._bearing(*pair, where)
         what = f"not understood of a guess: {node.sql(dialect='postgres')[:80]}"
@@ -218,7 +246,14 @@ class Guesses:
             near = difflib.get_close_matches(name, self.names, 3, 0.3) or list(self.names)
             fix = f"guessed are: {', '.join(near)}" if near else "name attributes in [tags] attributes and run `pinhole build tags`"
             raise UsageError(f"nothing is guessed under `{name}`", where=where[:200], fix=fix)
-        return {id for value in values for id, _ in self._having.get((name, value.lower()), ())}
+        wanted = {value.lower() for value in values}
+        return self._bearers(lambda other, value: other == name and value.lower() in wanted)
+
+    def _bearers(self, asked: Callable[[str, str], bool]) -> set[str]:
+        """Ids of the items that such a (name, value) is guessed of."""
+        codes = [code for code, pair in enumerate(self._values) if asked(*pair)]
+        places = np.unique(np.concatenate([self._place[self._guesses(code)] for code in codes])) if codes else np.zeros(0, np.int64)
+        return set(self._ids.take(places).to_pylist())
 
 
 def _plain(text: str) -> frozenset[str]:

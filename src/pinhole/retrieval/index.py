@@ -335,8 +335,7 @@ class Searcher:
 
     def _supposed(self, text: str) -> dict[str, float]:
         """The best scores of guessed words."""
-        found = self.guesses.scores(text, len(self.features)) if self.guesses is not None and self.guessed else {}
-        return dict(sorted(found.items(), key=lambda one: (-one[1], one[0]))[:WORDS_MOST])
+        return self.guesses.scores(text, len(self.features), WORDS_MOST) if self.guesses is not None and self.guessed else {}
 
     def _named(self, words: Mapping[str, float]) -> dict[int, float]:
         unit = word_unit(len(self.features))
