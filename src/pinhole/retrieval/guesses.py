@@ -178,7 +178,8 @@ class Guesses:
         if at == len(self._ids) or self._ids[at].as_py() != id:
             return []
         mine = slice(self._starts[at], self._starts[at + 1])
-        return [Guess(*self._values[code], float(sure)) for code, sure in zip(self._codes[mine], self._confidence[mine], strict=True)]
+        found = zip((self._values[code] for code in self._codes[mine]), self._confidence[mine].tolist(), strict=True)
+        return [Guess(name, value, sure) for (name, value), sure in found]
 
     def _guesses(self, code: int) -> np.ndarray:
         """Numbers of the guesses of one value."""
