@@ -160,6 +160,9 @@ def test_found_filtered_and_shown(tmp_path: Path) -> None:
     assert {hit.id for hit in searcher.search("boat", where=f"guess.keywords = '{word}'", n=480)} <= bearing
     with pytest.raises(UsageError, match=r"nothing is guessed under `keyword`.*keywords"):
         searcher.search(where="guess.keyword = 'x'")
+    deep = "NOT (" * 700 + "guess.keywords = 'x'" + ")" * 700
+    with pytest.raises(UsageError, match=r"nested too deeply|not valid SQL|characters"):
+        searcher.search(where=deep)
     with pytest.raises(UsageError, match="not understood of a guess"):
         searcher.search(where="guess.keywords LIKE 'x%'")
     with pytest.raises(UsageError, match="pinhole build tags"):

@@ -219,7 +219,10 @@ class Guesses:
 
     def matching(self, where: str, owned: Callable[[str], Sequence[str]], everything: Callable[[], Sequence[str]]) -> set[str]:
         """Ids that a condition with ``guess.NAME`` in it keeps; ``owned`` answers the parts that name no guess, ``everything`` gives all ids."""
-        return self._keep(filters.parsed(where), where, owned, everything)
+        try:
+            return self._keep(filters.parsed(where), where, owned, everything)
+        except RecursionError:
+            raise UsageError("the filter is nested too deeply", where=where[:200], fix="write it with fewer parentheses") from None
 
     def _keep(self, node: Any, where: str, owned: Callable[[str], Sequence[str]], everything: Callable[[], Sequence[str]]) -> set[str]:
         if not guesses_in(node):
