@@ -69,7 +69,8 @@ def _task(workspace: Workspace, steps: int) -> _Task:
 
     config, features = workspace.config, Features.load(workspace.need("embed").path)
     signals, _ = read_signals(Catalogue(workspace.tables), features, config.graph).part(config.catalogue)
-    asked = Asked.load(workspace.need("align").path).of([query.key for query in signals.queries])
+    texts = [query.key for query in signals.queries]
+    asked = Asked.load(workspace.need("align").path).completed(texts, features.text_encoder.spec).of(texts)
     return _Task(features, signals, asked, config.align.model_copy(update={"steps": steps + 1}))
 
 

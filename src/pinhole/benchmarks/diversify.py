@@ -36,8 +36,9 @@ def run(workspace: Workspace, progress: Progress | None = None, most: int = 1000
 
     aligned, features = workspace.need("align").path, Features.load(workspace.need("embed").path)
     weights = Weights.from_json(read_json(workspace.need("index").path / "weights.json"))
-    opened = (Catalogue(workspace.tables), features, Space.load(aligned), weights, Asked.load(aligned))
-    asked, scores, pictures, kinds = titled_scores(*opened, workspace.config, most)
+    catalogue = Catalogue(workspace.tables)
+    texts = Asked.load(aligned).completed(catalogue.queries()["text"].to_pylist(), features.text_encoder.spec)
+    asked, scores, pictures, kinds = titled_scores(catalogue, features, Space.load(aligned), weights, texts, workspace.config, most)
     if not asked:
         raise UsageError("no held-out query leads to a held-out item", where=str(workspace.root), fix="ingest more queries and items")
     found: dict[float, list[tuple[float, float, float]]] = {strength: [] for strength in STRENGTHS}

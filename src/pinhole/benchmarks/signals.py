@@ -46,7 +46,7 @@ def run(workspace: Workspace, progress: Progress | None = None, splits: int = SP
     from pinhole.vision.signals import read_signals, read_titles
 
     catalogue, features, config = Catalogue(workspace.tables), Features.load(workspace.need("embed").path), workspace.config
-    asked = Asked.load(workspace.need("align").path)
+    asked = Asked.load(workspace.need("align").path).completed(catalogue.queries()["text"].to_pylist(), features.text_encoder.spec)
     signals, titles = read_signals(catalogue, features, config.graph), read_titles(catalogue, features.ids)
     results = {way: {exam: Results() for exam in EXAMS} for way in ways}
     for number in range(splits):

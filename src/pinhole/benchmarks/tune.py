@@ -48,7 +48,8 @@ def run(workspace: Workspace, progress: Progress | None = None, steps: int = 0) 
     write_json(out / "made.json", made)
     for spec, folder in ((vision.image_encoder, plain), (f"tuned:{out.absolute()}/encoder", after)):
         precompute(catalogue, spec, vision.text_encoder, folder, embedded, vision.workers, None, vision.max_pixels)
-    figures = compare(catalogue, Features.load(plain), Features.load(after), Asked.load(workspace.need("align").path), config)
+    asked = Asked.load(workspace.need("align").path).completed(catalogue.queries()["text"].to_pylist(), vision.text_encoder)
+    figures = compare(catalogue, Features.load(plain), Features.load(after), asked, config)
     shutil.rmtree(place)
     figures |= {f"tune.{name}": made[name] for name in ("steps", "items", "trained", "pictures_per_s")}
     return figures | {"tune.loss.first": made["loss.first"], "tune.loss.last": made["loss.last"]}
