@@ -28,7 +28,7 @@ from pinhole.retrieval.index import Searcher
 from pinhole.retrieval.item_values import ItemValues
 from pinhole.retrieval.ndcg import graded, logged, ndcg
 from pinhole.retrieval.ranker import Ranker, blend, build_ranker, opinion
-from pinhole.retrieval.student import Student, distil
+from pinhole.retrieval.student import FEW, Student, distil
 from pinhole.retrieval.teacher import CrossEncoder, Pair, calibrated, levels, scored
 from pinhole.stages import STAGES, stages_of
 from pinhole.vision.align import Space
@@ -111,6 +111,16 @@ def test_values_are_the_same_bit_for_bit_whoever_asks(tmp_path: Path) -> None:
     assert training.tobytes() == one_by_one.tobytes() and len(set(training[:, 3].tolist())) > 40
     toy.catalogue.upsert("items", pa.table({"id": [toy.features.ids[3]], "title": ["x"], "price": [99.0]}))
     assert serving([toy.features.ids[3]])[0, 3] == np.float32(1 / 100)
+
+
+@pytest.mark.parametrize("features", [(), (RankerFeature(name="asked", expression="clicks"),)])
+def test_clicks_of_the_asking_query_can_be_left_out(features: tuple[RankerFeature, ...], tmp_path: Path) -> None:
+    toy = make_toy(tmp_path, n=16, align={"steps": 2})
+    some, other = toy.features.ids[:2]
+    values = ItemValues(toy.catalogue, Declared.of(features), {some: (5, 1, 0), other: (3, 0, 0)})
+    read = values([some, other], {some: 2})
+    assert np.expm1(read[:, 0]) == pytest.approx([3, 3]) and read[:, 3:].ravel().tolist() == [3, 3][: 2 * len(features)]
+    assert np.expm1(values([some])[0, 0]) == pytest.approx(5), "as it is for everybody else"
 
 
 # -- teachers -------------------------------------------------------------------------------------
@@ -391,6 +401,34 @@ def test_search_is_ranked_anew_for_words_alone(tmp_path: Path) -> None:
     silent_items = {hit.id: hit.score for hit in plain if not searcher.features.has_full_text[searcher.features.row(hit.id)]}
     assert silent_items and all(hit.score == pytest.approx(silent_items[hit.id], abs=1e-3) for hit in ranked if hit.id in silent_items)
     assert searcher.search("red", like=["boat/0000"], n=20) == liked
+
+
+def test_a_query_that_is_learned_from_is_read_as_a_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own clicks would say what it led to, in what is learned and in what the weight is chosen on."""
+    toy, workspace, searcher, signals = made(tmp_path)
+    part = signals.part(toy.config.catalogue)[0]
+    queries = toy.catalogue.queries()
+    many = pa.table({"text": queries["text"], "item": queries["item"], "count": [10 + k % 90 for k in range(len(queries))]})
+    toy.catalogue.upsert("queries", many)
+    asked = dict(zip(zip(many["text"].to_pylist(), many["item"].to_pylist(), strict=True), many["count"].to_pylist(), strict=True))
+    known = [pair for pair in asked if not Split(toy.config.catalogue).query(pair[0])]
+    read: list[tuple[Any, np.ndarray, np.ndarray]] = []
+    through = ranker_module._Seen.read
+
+    def heard(one: Any, rows: np.ndarray, values: Any) -> np.ndarray:
+        found = through(one, rows, values)
+        read.append((one, rows, np.expm1(found[:, FEW])))
+        return found
+
+    monkeypatch.setattr(ranker_module._Seen, "read", heard)
+    build_ranker(toy.catalogue, searcher, part, toy.asked, Counted(), toy.config, workspace.start("ranker", "r"), silent)
+    own = 0
+    for one, rows, clicks in read:
+        ids = [toy.features.ids[row] for row in rows]
+        others = [sum(asked[pair] for pair in known if pair[1] == id and pair[0] != one.query.key) for id in ids]
+        assert clicks == pytest.approx(others, rel=1e-3)
+        own += sum((one.query.key, id) in asked for id in ids)
+    assert own > 20 and len(read) > len(part.queries[:20])
 
 
 def test_the_same_seed_gives_the_same_ranker(tmp_path: Path) -> None:

@@ -47,7 +47,6 @@ from pinhole.workspace import digest, read_json, write_atomic, write_json
 if TYPE_CHECKING:
     from pinhole.catalogue.store import Catalogue
     from pinhole.config import Config
-    from pinhole.retrieval.item_values import ItemValues
 
 LAYOUT = 2
 GUESSED = "text.guessed"
@@ -323,7 +322,7 @@ class Searcher:
         order = np.lexsort((rows, -np.round(scores, 5)))
         return Question(sides["text"], self._named(words), rows[order], scores[order])
 
-    def read(self, question: Question, rows: np.ndarray, values: ItemValues) -> np.ndarray:
+    def read(self, question: Question, rows: np.ndarray, values: Callable[[Sequence[str]], np.ndarray]) -> np.ndarray:
         """(rows, width): what a student reads of a question and these items."""
         words = np.array([question.words.get(row, 0.0) for row in rows.tolist()], dtype=np.float32)
         return inputs(self._scorer, self._cohort, question.side, rows, words, values([self.features.ids[row] for row in rows]))

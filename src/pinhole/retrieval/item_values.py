@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pinhole.catalogue.records import attributes
-from pinhole.catalogue.split import Split
+from pinhole.catalogue.split import Split, query_key
 from pinhole.config import GraphConfig
 from pinhole.errors import Corrupt
-from pinhole.retrieval.declared import COLUMNS, POPULARITY, Declared
+from pinhole.retrieval.declared import COLUMNS, POPULARITY, Declared, Row
 from pinhole.workspace import write_atomic
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 FILE = "popularity.parquet"
 REMEMBERED = 100_000  # items whose numbers are kept in memory
+NONE: Mapping[str, int] = {}
 
 
 def popularity(catalogue: Catalogue, split: Split, graph: GraphConfig) -> dict[str, tuple[int, int, int]]:
@@ -48,6 +49,14 @@ def popularity(catalogue: Catalogue, split: Split, graph: GraphConfig) -> dict[s
     users = {item: count for item, count in people.items() if count >= graph.least_users}
     counts = {item: (clicks[item], boards[item], users.get(item, 0)) for item in sorted({*clicks, *boards, *users})}
     return {item: found for item, found in counts.items() if any(found)}
+
+
+def own_clicks(catalogue: Catalogue) -> dict[str, Counter[str]]:
+    """For each query, by its :func:`query_key`, the clicks that are its own, by item."""
+    queries, found = catalogue.queries(), defaultdict[str, Counter[str]](Counter)
+    for text, item, count in zip(*(queries[name].to_pylist() for name in ("text", "item", "count")), strict=True):
+        found[query_key(text)][item] += count
+    return dict(found)
 
 
 def save_popularity(counts: Mapping[str, tuple[int, int, int]], folder: Path) -> None:
@@ -81,34 +90,41 @@ class ItemValues:
 
     def __init__(self, catalogue: Catalogue, declared: Declared, counts: Mapping[str, tuple[int, int, int]]) -> None:
         self.catalogue, self.declared, self.counts = catalogue, declared, counts
-        self._version, self._known, self._guard = -1, dict[str, np.ndarray](), threading.Lock()
+        self._version, self._known, self._guard = -1, dict[str, tuple[Row, np.ndarray]](), threading.Lock()
 
     @property
     def width(self) -> int:
         return len(POPULARITY) + len(self.declared.names)
 
-    def __call__(self, ids: Sequence[str]) -> np.ndarray:
+    def __call__(self, ids: Sequence[str], less: Mapping[str, int] = NONE) -> np.ndarray:
+        """``less`` clicks of an item are not counted: those of the query that asks, or what it led to could be told by them."""
         if not self.declared.names:
-            return np.array([self._popular(id) for id in ids], np.float32).reshape(len(ids), len(POPULARITY))
+            return np.array([self._popular(id, less) for id in ids], np.float32).reshape(len(ids), len(POPULARITY))
         version = self.catalogue.version("items")
         with self._guard:
             if version != self._version or len(self._known) > REMEMBERED:
                 self._version, self._known = version, {}
             known = self._known
         if unknown := [id for id in dict.fromkeys(ids) if id not in known]:
-            read = dict(zip(unknown, self._read(unknown), strict=True))
-            known.update(read)
-        return np.stack([known[id] for id in ids]) if ids else np.zeros((0, self.width), np.float32)
+            known.update({id: (row, self._values(id, row)) for id, row in zip(unknown, self._read(unknown), strict=True)})
+        found = [self._values(id, known[id][0], less) if id in less else known[id][1] for id in ids]
+        return np.stack(found) if found else np.zeros((0, self.width), np.float32)
 
-    def _read(self, ids: Sequence[str]) -> np.ndarray:
+    def _read(self, ids: Sequence[str]) -> list[Row]:
         table = self.catalogue.items([*COLUMNS, "attributes"], ids=ids)
         columns = [table[name].to_pylist() for name in COLUMNS]
         found: dict[str, dict[str, Any]] = {}
         for values, more in zip(zip(*columns, strict=True), attributes(table), strict=True):
             found[values[0]] = {**dict(zip(COLUMNS, values, strict=True)), "attributes": more}
-        rows = [{**found.get(id, {}), **dict(zip(POPULARITY, self.counts.get(id, (0, 0, 0)), strict=True))} for id in ids]
-        popular = np.array([self._popular(id) for id in ids], np.float32)
-        return np.concatenate([popular, self.declared.values(rows)], axis=1)
+        return [found.get(id, {}) for id in ids]
 
-    def _popular(self, id: str) -> np.ndarray:
-        return np.log1p(np.array(self.counts.get(id, (0, 0, 0)), np.float64))
+    def _values(self, id: str, row: Row, less: Mapping[str, int] = NONE) -> np.ndarray:
+        whole = {**row, **dict(zip(POPULARITY, self._counted(id, less), strict=True))}
+        return np.concatenate([self._popular(id, less).astype(np.float32), self.declared.values([whole])[0]])
+
+    def _counted(self, id: str, less: Mapping[str, int]) -> tuple[int, int, int]:
+        clicks, boards, users = self.counts.get(id, (0, 0, 0))
+        return max(clicks - less.get(id, 0), 0), boards, users
+
+    def _popular(self, id: str, less: Mapping[str, int]) -> np.ndarray:
+        return np.log1p(np.array(self._counted(id, less), np.float64))

@@ -13,9 +13,9 @@ rank worse there; a weight of 0 is always among them. Knows nothing of who the t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from pinhole.catalogue.split import Split, query_key
 from pinhole.config import Config, RankerConfig
 from pinhole.errors import MissingArtefact
 from pinhole.retrieval.declared import Declared
-from pinhole.retrieval.item_values import ItemValues, load_popularity, popularity, save_popularity
+from pinhole.retrieval.item_values import NONE, ItemValues, load_popularity, own_clicks, popularity, save_popularity
 from pinhole.retrieval.ndcg import graded, logged
 from pinhole.retrieval.scores import memory
 from pinhole.retrieval.student import FEW, Student, distil
@@ -174,11 +174,16 @@ def judged_pairs(catalogue: Catalogue, searcher: Searcher, keep: Callable[[str],
 
 @dataclass(frozen=True)
 class _Seen:
-    """A training query with what search, which does not remember it, finds among the training items."""
+    """A training query with what search, which does not remember it, finds among the training items, and its own clicks, by item: it is read
+    as one that nobody asked before."""
 
     query: Group
     question: Question
     searcher: Searcher
+    clicks: Mapping[str, int]
+
+    def read(self, rows: np.ndarray, values: ItemValues) -> np.ndarray:
+        return self.searcher.read(self.question, rows, partial(values, less=self.clicks))
 
     @cached_property
     def led(self) -> frozenset[int]:
@@ -201,7 +206,7 @@ def build_ranker(
     values = ItemValues(catalogue, declared, counts)
     grader = Grader(catalogue, searcher, teacher, settings.reads)
     judged = grader.calibrate(judged_pairs(catalogue, searcher, lambda text: not split.query(text)))
-    seen = _look(searcher, signals, asked, some(signals.queries, settings.queries))
+    seen = _look(searcher, signals, asked, some(signals.queries, settings.queries), own_clicks(catalogue))
     inside = np.isin(np.arange(len(searcher.features)), signals.items)
     drawn = [(one, row) for one in seen for row in _draw(one, inside, settings)]
     grades = grader([(one.query.key, row) for one, row in drawn], lambda done, total: progress(700 * done // max(total, 1), 1000))
@@ -234,13 +239,17 @@ def some(queries: Sequence[Group], n: int) -> list[Group]:
     return sorted(queries, key=lambda query: hashlib.sha256(query.key.encode()).digest())[:n]
 
 
-def _look(searcher: Searcher, signals: Signals, asked: Asked, queries: Sequence[Group]) -> list[_Seen]:
+def _look(searcher: Searcher, signals: Signals, asked: Asked, queries: Sequence[Group], clicks: Mapping[str, Mapping[str, int]]) -> list[_Seen]:
     """Search remembers where training queries led: for each the memory leaves out its own fold, else it would know the answer."""
     others = []
     for number in range(FOLDS):
         part = signals.without({query.key for query in signals.queries if _fold(query.key) == number})
         others.append(searcher.remembering(memory(searcher.features, part, asked.of([query.key for query in part.queries]), searcher.learned)))
-    return [_Seen(query, other.question(query.key), other) for query in queries for other in [others[_fold(query.key)]]]
+    return [
+        _Seen(query, other.question(query.key), other, clicks.get(query_key(query.key), NONE))
+        for query in queries
+        for other in [others[_fold(query.key)]]
+    ]
 
 
 def _fold(text: str) -> int:
@@ -265,7 +274,7 @@ def _read(drawn: Sequence[tuple[_Seen, int]], values: ItemValues) -> np.ndarray:
         one, end = drawn[start][0], start
         while end < len(drawn) and drawn[end][0] is one:
             end += 1
-        out.append(one.searcher.read(one.question, np.array([row for _, row in drawn[start:end]]), values))
+        out.append(one.read(np.array([row for _, row in drawn[start:end]]), values))
         start = end
     return np.concatenate(out)
 
@@ -283,7 +292,7 @@ def _ordered(ranker: Ranker, one: _Seen, inside: np.ndarray) -> tuple[np.ndarray
     rows, scores = one.question.rows[kept][:RANKED], one.question.scores[kept][:RANKED]
     if not len(rows):
         return one.query.rows, [rows for _ in MIXES]
-    found, known = ranker.student(one.searcher.read(one.question, rows, ranker.values)), ranker.known(one.searcher, rows)
+    found, known = ranker.student(one.read(rows, ranker.values)), ranker.known(one.searcher, rows)
     mixed = [blend(scores, opinion(found, share), weight, known) for weight, share in MIXES]
     return one.query.rows, [rows[np.lexsort((rows, -scores))] for scores in mixed]
 
