@@ -7,6 +7,7 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -147,7 +148,12 @@ def test_a_failing_stage_keeps_the_old_artefact_and_is_resumed(shop: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "error", [OSError(28, "No space left on device"), RuntimeError("lance error: LanceError(IO): No space left on device (os error 28)")]
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        RuntimeError("lance error: LanceError(IO): No space left on device (os error 28)"),
+        sqlite3.OperationalError("database or disk is full"),
+    ],
 )
 def test_a_full_disk_is_one_clear_error(shop: Path, error: Exception) -> None:
     def full(job: Build) -> dict[str, Any]:

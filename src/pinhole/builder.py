@@ -320,6 +320,6 @@ def _foreign_disk_errors(where: Path) -> Iterator[None]:
     except OSError:
         raise
     except Exception as error:
-        if re.search(r"no space left|os error 28", str(error), re.IGNORECASE):
+        if re.search(r"no space left|os error 28|disk is full", str(error), re.IGNORECASE):
             raise DiskFull("no space left on the disk", where=str(where), fix="free some and run the same command again: it resumes") from error
         raise
