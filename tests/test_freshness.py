@@ -20,16 +20,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pinhole import freshness, wiring
-from pinhole.builder import root
+from pinhole import freshness, stages, wiring
+from pinhole.builder import Build, Standing, root
 from pinhole.catalogue.ingest import ingest
 from pinhole.catalogue.store import Catalogue
 from pinhole.errors import UnknownItem
 from pinhole.retrieval import index as index_module
+from pinhole.retrieval.declared import POPULARITY
 from pinhole.retrieval.extend import Extended, open_nearest
+from pinhole.retrieval.item_values import save_popularity
+from pinhole.retrieval.student import FEW, distil
 from pinhole.stages import build
+from pinhole.vision.align import Space
 from pinhole.vision.features import Features
-from pinhole.workspace import Workspace
+from pinhole.workspace import Workspace, write_json
 from toy_workspace import draw, make_models, make_source, make_workspace
 
 STAGES = ["embed", "align", "index"]
@@ -140,6 +144,38 @@ def test_links_are_counted_not_boards(shop: Workspace) -> None:
         catalogue.upsert("boards", pa.Table.from_pylist(rows))
         found = freshness.shares(shop.need("align").path, shop, features, ("boards",))
         assert found is not None and low < found["boards"] < high
+
+
+def test_a_ranker_learns_from_new_judgements(shop: Workspace) -> None:
+    """They bend its teacher's grades, so they count as what it learned from."""
+    shop = shop.change({"ranker.enabled": True})
+    inputs = {name: shop.need(name) for name in STAGES}
+    out = shop.start("ranker", "r")
+    freshness.note(Build(shop, inputs, out, None, lambda done, total: None, print), tables=stages.JUDGED)
+    made = shop.finish("ranker", "r", {"recipe": {"inputs": {name: artefact.key for name, artefact in inputs.items()}}})
+    standing = Standing(shop, made, inputs)
+    judge = stages.stages_of(shop.config)["ranker"].judge
+    assert judge is not None and judge(standing).action == "kept"
+    judged = {"text": ["red circle"] * 2, "item": ["circle-red-0", "circle-red-1"], "grade": [4, 3]}
+    Catalogue(shop.tables).upsert("judgements", pa.table(judged))
+    assert judge(standing).action == "anew" and "of the judgements changed" in judge(standing).words
+
+
+def test_search_goes_on_while_its_ranker_is_of_the_space_before(shop: Workspace) -> None:
+    """A build that trains the space anew comes to the ranker last, and may be stopped before."""
+    shop = shop.change({"ranker.enabled": True})
+    inputs, space = {name: shop.need(name).key for name in STAGES}, Space.load(shop.need("align").path)
+    out, width = shop.start("ranker", "r"), FEW + len(POPULARITY) + space.dim
+    student = distil(np.zeros((4, width), np.float32), np.zeros(4), np.zeros(4, dtype=bool), shop.config.ranker, space.identity, ())
+    student.save(out)
+    save_popularity({}, out)
+    write_json(out / "ranker.json", {"weight": 0.5, "share": 0.0, "sees": True})
+    shop.finish("ranker", "r", {"recipe": {"inputs": inputs}})
+    assert wiring.open_searcher(shop).ranker is not None
+    shop = shop.change({"align.steps": 7})
+    assert outcome(shop)[0]["align"] == "built"
+    searcher = wiring.open_searcher(shop)
+    assert searcher.ranker is None and searcher.search("red circle")
 
 
 def test_a_new_query_is_read_where_the_space_is_kept(shop: Workspace) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from pinhole.catalogue.store import Catalogue
 from pinhole.cli import run
 from pinhole.stages import STAGES, build
 from pinhole.workspace import Workspace
@@ -64,9 +67,16 @@ def test_nothing_runs_twice_and_what_changed_is_named(shop: Path) -> None:
     assert [one.action for one in build(Workspace.open(shop))][-1] == "reused"
 
 
-def test_what_could_not_be_read_is_noted(shop: Path) -> None:
-    from pinhole.catalogue.store import Catalogue
+def test_a_new_item_repeats_no_exam(shop: Path, tmp_path: Path) -> None:
+    """What is guessed is learned again with every change; that alone makes nothing else anew."""
+    shutil.copytree(shop, tmp_path / "shop")
+    copied = Workspace.open(tmp_path / "shop")
+    Catalogue(copied.tables).upsert("items", pa.table({"id": ["new"], "title": ["a pink ring"], "category": ["rings"]}))
+    actions = {one.stage: one.action for one in build(copied)}
+    assert actions == {"embed": "built", "align": "kept", "index": "extended", "tags": "built", "graft": "kept", "evaluate": "kept"}
 
+
+def test_what_could_not_be_read_is_noted(shop: Path) -> None:
     assert [(row["id"], "image" in row["reason"]) for row in Catalogue(shop / "tables").rejected().to_pylist()] == [("broken", True)]
 
 

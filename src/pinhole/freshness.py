@@ -1,7 +1,7 @@
 """When data has changed enough: what a stage was made from is noted beside it, and compared with what there is now.
 
     basis.npz   for each table a sorted array of 64-bit hashes: an item with its picture and title, a board with one of its items, a
-                query with an item that it led to
+                query with an item that it led to, a judgement
 
 The stages' policies stand here: a space, a graft and exams are kept until a share of that has changed; an index is
 extended until then. Counts of clicks and prices change every day and decide nothing. Knows nothing of how stages run.
@@ -25,18 +25,19 @@ if TYPE_CHECKING:
     from pinhole.vision.features import Features
 
 BASIS = "basis.npz"
-NAMES = {"items": "items", "boards": "boards' links", "queries": "queries' links", "events": "people's links"}
+NAMES = {"items": "items", "boards": "boards' links", "queries": "queries' links", "judgements": "judgements"}
 TEACHING = ("items", "boards", "queries")  # the tables whose change is counted
+FOLLOWING = ("embed", "tags")  # stages that are made anew with every change of items: what they hold changes as much as that
 Basis = dict[str, np.ndarray]
 
 
 # -- what a stage was made from -----------------------------------------------------------------
 
 
-def note(job: Build, attributes: Sequence[str] = ()) -> None:
-    """``basis.npz`` of what there is now, beside what is being made; ``attributes`` of an item that are read too."""
+def note(job: Build, attributes: Sequence[str] = (), tables: Sequence[str] = TEACHING) -> None:
+    """``basis.npz`` of what there is now in ``tables``, beside what is being made; ``attributes`` of an item that are read too."""
     buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **_basis(job.workspace, _features(job.inputs["embed"].path), TEACHING, attributes))
+    np.savez(buffer, allow_pickle=False, **_basis(job.workspace, _features(job.inputs["embed"].path), tables, attributes))
     write_atomic(job.out / BASIS, buffer.getvalue())
 
 
@@ -87,6 +88,9 @@ def _links(catalogue: Catalogue, table: str) -> Iterable[str]:
         boards = catalogue.boards()
         columns = zip(boards["id"].to_pylist(), boards["items"].to_pylist(), boards["private"].to_pylist(), strict=True)
         return (f"{id}\x1f{item}" for id, items, private in columns if not private for item in items)
+    if table == "judgements":
+        judged = catalogue.judgements()
+        return ("\x1f".join(map(str, row)) for row in zip(*(judged[name].to_pylist() for name in ("text", "item", "grade")), strict=True))
     queries = catalogue.queries()
     return (f"{text}\x1f{item}" for text, item in zip(queries["text"].to_pylist(), queries["item"].to_pylist(), strict=True))
 
@@ -149,10 +153,10 @@ def _recall(standing: Standing, features: Features, moves: Any) -> float:
 
 
 def _another(standing: Standing) -> str:
-    """The first input, the features apart, that is neither what it was nor an extension of the same."""
+    """The first input, those that follow the items apart, that is neither what it was nor an extension of the same."""
     for name, key in standing.latest.manifest["recipe"]["inputs"].items():
         now, was = standing.inputs[name], standing.workspace.find(name, key)
-        if name != "embed" and now.key != key and (was is None or root(was) != root(now)):
+        if name not in FOLLOWING and now.key != key and (was is None or root(was) != root(now)):
             return str(name)
     return ""
 

@@ -45,6 +45,9 @@ def fingerprint(workspace: Workspace, table: str) -> str:
     return Catalogue(workspace.tables).fingerprint(table)
 
 
+JUDGED = (*freshness.TEACHING, "judgements")  # what a ranker learns from
+
+
 # -- what they read -----------------------------------------------------------------------------
 
 
@@ -218,7 +221,7 @@ def _ranker(job: Build) -> dict[str, Any]:
     from pinhole.vision.encoders import image_encoder, text_encoder
     from pinhole.vision.signals import read_signals
 
-    freshness.note(job)
+    freshness.note(job, tables=JUDGED)
     config, catalogue, features, space = job.workspace.config, _catalogue(job), _features(job), _space(job)
     encoders = (lambda: text_encoder(features.text_encoder.spec), lambda: image_encoder(features.image_spec))
     guesses = Guesses.load(job.inputs["tags"].path, space.identity)
@@ -351,7 +354,7 @@ def _judge_align(standing: Standing) -> Verdict:
 
 
 def _judge_ranker(standing: Standing) -> Verdict:
-    return freshness.judge_trained(standing, standing.workspace.config.ranker.retrain_at, ("items", "boards", "queries"))
+    return freshness.judge_trained(standing, standing.workspace.config.ranker.retrain_at, JUDGED)
 
 
 def _judge_tune(standing: Standing) -> Verdict:
@@ -404,7 +407,7 @@ RANKER = Stage(
     ("embed", "align", "index", "tags"),
     ("ranker",),
     ("items", "boards", "queries", "events", "judgements"),
-    1,
+    2,
     _ranker,
     _ranker_reads,
     _judge_ranker,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pinhole.graft.world import World
     from pinhole.retrieval.guesses import Guesses
     from pinhole.retrieval.index import Searcher
+    from pinhole.retrieval.ranker import Ranker
     from pinhole.retrieval.related import Related
     from pinhole.vision.align import Space
 
@@ -73,14 +74,20 @@ def open_searcher(workspace: Workspace) -> Searcher:
     space = Space.load(made_from(workspace, index, "align").path)
     encoders = (lambda: text_encoder(features.text_encoder.spec), lambda: image_encoder(features.image_spec))
     settings, catalogue = workspace.config, open_catalogue(workspace)
-    ranker = None
-    if settings.ranker.enabled and (made := workspace.latest("ranker")) is not None:
-        from pinhole.retrieval.ranker import Ranker
-
-        ranker = Ranker.load(made.path, catalogue, settings.ranker, space.identity)
+    ranker = open_ranker(workspace, index, catalogue, space)
     guesses = open_guesses(workspace, index, space)
     given = (settings.vision.max_pixels, settings.diversify, ranker, guesses, settings.tags.weight)
     return Searcher(catalogue, features, space, index.path, encoders[0], encoders[1], *given)
+
+
+def open_ranker(workspace: Workspace, index: Artefact, catalogue: Catalogue, space: Space) -> Ranker | None:
+    """The ranker of the space of the index; None where that was not made yet, as long as a build that made both anew is not done."""
+    settings, made = workspace.config.ranker, workspace.latest("ranker")
+    if not settings.enabled or made is None or made.manifest["recipe"]["inputs"]["align"] != index.manifest["recipe"]["inputs"]["align"]:
+        return None
+    from pinhole.retrieval.ranker import Ranker
+
+    return Ranker.load(made.path, catalogue, settings, space.identity)
 
 
 def open_guesses(workspace: Workspace, index: Artefact, space: Space) -> Guesses | None:
