@@ -197,6 +197,7 @@ def patches(features: Features, index: np.ndarray, tokens_per_item: int) -> Call
     if features.grid < edge:
         what = f"{tokens_per_item} tokens a picture, and {features.grid**2 or 'no'} cells of each were kept"
         raise MissingArtefact(what, where=str(features.path), fix=f"set [vision] grid = {edge} and run `pinhole build`")
+    _ = features.quantised  # mapped now: a server may outlive the files, whose place later builds take
     return lambda rows: apart(features.cells(index[list(rows)]), edge)
 
 
