@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -320,6 +320,35 @@ def test_a_shop_shows_no_deleted_item(built: Path, shop: Workspace) -> None:
     assert first in [id for id, _ in served.search("red circle", [], [], "")]
 
 
+def test_what_was_open_goes_on_while_builds_replace_what_it_reads(shop: Workspace) -> None:
+    """Two builds later its artefacts are gone from the disk; nothing of them may be opened only when it is first asked for."""
+    from pinhole.assistant.shop import CatalogueShop
+
+    shop = shop.change({"vision.grid": 2})
+    outcome(shop)
+    add(shop, "new-0")
+    outcome(shop)
+    opened = shop.need("embed").path, shop.need("index").path
+    calm, served = (
+        CatalogueShop(searcher.catalogue, searcher.features, searcher.space, searcher, shop.config, 4)
+        for searcher in (wiring.open_searcher(shop) for _ in range(2))
+    )
+    picture = shop.root.parent / "like.png"
+    draw("ring", "red", 3, picture)
+
+    def asked(one: CatalogueShop) -> Any:
+        found = [one.searcher.search("red circle"), one.searcher.search(like=["cross-blue-1"]), one.searcher.search(like=[picture.read_bytes()])]
+        return [[hit.id for hit in hits] for hits in found], one.things(["ring-red-1"])[0].soft
+
+    before = asked(calm)
+    for number in range(1, 4):
+        add(shop, f"new-{number}")
+        assert outcome(shop)[0] == {"embed": "built", "align": "kept", "index": "extended"}
+    assert not any(path.exists() for path in opened)
+    after = asked(served)
+    assert after[0] == before[0] and all(np.array_equal(*pair) for pair in zip(after[1].cells, before[1].cells, strict=True))
+
+
 # -- kills --------------------------------------------------------------------------------------
 
 # Imports once, then forks a process for each build that it is told to run: lines are a workspace in, a process id out, then how it ended.
@@ -340,10 +369,39 @@ for line in sys.stdin:
 """
 
 
-def contents(workspace: Workspace) -> dict[str, Any]:
+class Nursery:
+    def __init__(self) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-W", "ignore", "-c", NURSERY]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+
+    def told(self, root: Path) -> int:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{root}\n")
+        self.process.stdin.flush()
+        return self.heard()
+
+    def heard(self) -> int:
+        assert self.process.stdout is not None
+        return int(self.process.stdout.readline())
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+@pytest.fixture
+def nursery() -> Iterator[Nursery]:
+    found = Nursery()
+    yield found
+    found.close()
+
+
+def contents(workspace: Workspace, stages: Sequence[str] = tuple(STAGES)) -> dict[str, Any]:
     """Every file of the latest artefacts, less times and counts of one run."""
     found: dict[str, Any] = {}
-    for stage in STAGES:
+    for stage in stages:
         latest = workspace.need(stage)
         found[stage] = latest.key
         for path in sorted(latest.path.iterdir()):
@@ -356,45 +414,77 @@ def contents(workspace: Workspace) -> dict[str, Any]:
     return found
 
 
+def assert_whole(workspace: Workspace) -> None:
+    """Every item is embedded, and once."""
+    ids = Features.load(workspace.need("embed").path).ids
+    assert sorted(set(ids)) == ids == Catalogue(workspace.tables).items(["id"])["id"].to_pylist()
+
+
+KILLS = 7  # of each of three stages
+
+
+@pytest.mark.slow
+def test_twenty_one_kills_of_embed_align_and_index(shop: Workspace, nursery: Nursery, tmp_path: Path) -> None:
+    """kill -9 at random instants of each stage as it is made for the first time: what readers use is whole at every instant, a rerun goes on
+    and ends as an undisturbed one does, and no item is lost or twice."""
+    shutil.rmtree(shop.root / "artefacts")
+    shop = shop.change({"align.steps": 60})  # a checkpoint, and some steps after it
+    shutil.copytree(shop.root, tmp_path / "killed")
+    killed, instants, kills = Workspace.open(tmp_path / "killed"), random.Random(17), dict.fromkeys(STAGES, 0)
+    nursery.told(shop.root)
+    assert nursery.heard() == 0
+    expected = contents(shop)
+    for number, stage in enumerate(STAGES):
+        took, folder = shop.need(stage).manifest["seconds"], killed.folder(stage)
+        while kills[stage] < KILLS:
+            child, deadline = nursery.told(killed.root), time.monotonic() + 60
+            while not list(folder.glob("*.part")) and not killed.latest(stage):
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
+            time.sleep(instants.uniform(0, 1.2 * took))
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+            assert nursery.heard() in (0, signal.SIGKILL)
+            if list(folder.glob("*.part")):
+                kills[stage] += 1
+            else:  # it was made: see that it is right, and make it once more
+                nursery.told(killed.root)
+                assert nursery.heard() == 0
+                assert contents(killed) == expected
+                for later in STAGES[number:]:
+                    os.rename(killed.folder(later), tmp_path / f"aside-{later}-{time.monotonic_ns()}")
+            if killed.latest("embed"):
+                assert_whole(killed)
+            if killed.latest("index"):
+                assert len(wiring.open_searcher(killed).search(where="category = 'rings'", n=1000)) == 24
+    nursery.told(killed.root)
+    assert nursery.heard() == 0
+    got = contents(killed)
+    assert got.keys() == expected.keys() and [name for name in expected if got[name] != expected[name]] == []
+    assert_whole(killed)
+    assert [row["id"] for row in Catalogue(killed.tables).rejected().to_pylist()] == ["broken"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("changed", [3, 20])
-def test_ten_kills_of_a_refresh(shop: Workspace, tmp_path: Path, changed: int) -> None:
+def test_ten_kills_of_a_refresh(shop: Workspace, nursery: Nursery, tmp_path: Path, changed: int) -> None:
     """kill -9 at random instants of a build after few changes (kept, extended) or many (trained, built anew): a rerun ends as an undisturbed
     one does, no item is lost or twice, and what readers use is whole at every instant."""
     add(shop, *(f"new-{k}" for k in range(changed - 1)), "ring-red-1")
     shutil.copytree(shop.root, tmp_path / "killed")
     base = shutil.copytree(shop.root / "artefacts", tmp_path / "base")
     killed = Workspace.open(tmp_path / "killed")
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", NURSERY],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert process.stdin is not None and process.stdout is not None
-
-    def told(root: Path) -> int:
-        assert process.stdin is not None
-        process.stdin.write(f"{root}\n")
-        process.stdin.flush()
-        return heard()
-
-    def heard() -> int:
-        assert process.stdout is not None
-        return int(process.stdout.readline())
-
-    told(shop.root)
+    nursery.told(shop.root)
     begun = time.perf_counter()
-    assert heard() == 0
+    assert nursery.heard() == 0
     took, instants, kills, done = time.perf_counter() - begun, random.Random(changed), 0, 0
     expected = contents(shop)
     while kills < 10:
-        child = told(killed.root)
+        child = nursery.told(killed.root)
         time.sleep(instants.uniform(0, took / 2))
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
-        if heard() == signal.SIGKILL:
+        if nursery.heard() == signal.SIGKILL:
             kills += 1
         else:  # it was done: begin once more
             assert contents(killed) == expected
@@ -403,14 +493,11 @@ def test_ten_kills_of_a_refresh(shop: Workspace, tmp_path: Path, changed: int) -
             shutil.copytree(base, killed.root / "artefacts")
         if killed.latest("index"):
             assert len(wiring.open_searcher(killed).search(where="category = 'rings'", n=1000)) >= 24
-    told(killed.root)
-    assert heard() == 0
-    process.stdin.close()
-    process.wait()
+    nursery.told(killed.root)
+    assert nursery.heard() == 0
     got = contents(killed)
     assert got.keys() == expected.keys() and [name for name in expected if got[name] != expected[name]] == []
-    ids = Features.load(killed.need("embed").path).ids
-    assert sorted(set(ids)) == ids == Catalogue(killed.tables).items(["id"])["id"].to_pylist()
+    assert_whole(killed)
 
 
 def test_the_benchmark_counts_what_a_change_costs(shop: Workspace) -> None:
