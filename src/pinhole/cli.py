@@ -153,7 +153,9 @@ def watch(
 
 @app.command()
 def build(
-    stages: Annotated[list[str] | None, typer.Argument(metavar="[STAGE]...", help="embed, align, index, graft, evaluate (default: all).")] = None,
+    stages: Annotated[
+        list[str] | None, typer.Argument(metavar="[STAGE]...", help="embed, align, index, tags, graft, evaluate; tune, ranker (default: all).")
+    ] = None,
     on: Annotated[str, typer.Option("--on", metavar="ray[:ADDRESS]", help="Embed on a Ray cluster (docs/scale-out.md).")] = "",
     force: Annotated[bool, typer.Option("--force", help="Make the named stages anew where little changed too.")] = False,
     unfreeze: Annotated[

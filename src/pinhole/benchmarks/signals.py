@@ -40,12 +40,13 @@ def run(workspace: Workspace, progress: Progress | None = None, splits: int = SP
     """``signals.WAY.EXAM`` recall@10 as served, ``.learned`` the learned column alone, ``.over`` ÷ the way as it is with a paired interval by
     query or board; exams: ``query`` (words find pictures), ``board`` (new boards), ``placed`` and ``new`` (what goes with an item)."""
     from pinhole.catalogue.store import Catalogue
-    from pinhole.evaluation.search_exams import Results, Room, again
+    from pinhole.evaluation.search_exams import Results, Room, again, check_splits
     from pinhole.vision.align import Asked
     from pinhole.vision.features import Features
     from pinhole.vision.signals import read_signals, read_titles
 
     catalogue, features, config = Catalogue(workspace.tables), Features.load(workspace.need("embed").path), workspace.config
+    check_splits(features, splits)
     asked = Asked.load(workspace.need("align").path).completed(catalogue.queries()["text"].to_pylist(), features.text_encoder.spec)
     signals, titles = read_signals(catalogue, features, config.graph), read_titles(catalogue, features.ids)
     results = {way: {exam: Results() for exam in EXAMS} for way in ways}

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pinhole.config import Config, IndexConfig
+from pinhole.errors import UsageError
 from pinhole.evaluation.cold_exams import Cold, read_created
 from pinhole.evaluation.intervals import resampled
 from pinhole.evaluation.twins import told_apart, twins
@@ -98,11 +99,12 @@ def search_exams(
     """All figures of the three exams, over ``config.evaluate.splits`` splits.
 
     The first split is the workspace's own, with its ``space`` and fusion ``weights``; for the others both are made
-    again from their own training parts, and thrown away.
+    again from their own training parts, and thrown away. Raises :class:`UsageError` as :func:`check_splits` does.
     """
+    check_splits(features, config.evaluate.splits)
     signals = read_signals(catalogue, features, config.graph)
     titles = read_titles(catalogue, features.ids)
-    cold = Cold(read_created(catalogue, features.ids))
+    cold = Cold(None if features.tuned else read_created(catalogue, features.ids))  # a tuned encoder has seen the newest
     seen, like, titled, fine = Results(), Results(), Results(), Results()
     mates, kept = {"placed": Results(), "new": Results()}, dict[str, float]()
     splits = config.evaluate.splits
@@ -127,6 +129,13 @@ def search_exams(
     for kind, results in mates.items():
         found |= results.figures(f"related.{kind}.recall@10", seed)
     return {**found, **kept, **cold.figures(seed), **titled.figures("search.with_titles.recall@10", seed), "search.splits": splits}
+
+
+def check_splits(features: Features, splits: int) -> None:
+    """Raises :class:`UsageError` where the encoder has learned from what other splits hold out."""
+    if splits > 1 and features.tuned:
+        what = f"the exams over {splits} splits say nothing: the tuned encoder has seen what other splits hold out"
+        raise UsageError(what, where=str(features.path), fix="ask for one split, or for more where [tune] unfreeze is no")
 
 
 def titled_scores(

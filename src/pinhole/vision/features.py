@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from pinhole.errors import Corrupt, MissingArtefact, SpaceMismatch, UnknownItem
-from pinhole.vision.encoders.tuned import resolved
+from pinhole.vision.encoders.tuned import PREFIX, resolved
 from pinhole.vision.grid import restore
 from pinhole.workspace import digest, read_json
 
@@ -78,6 +78,11 @@ class Features:
     def image_spec(self) -> str:
         """What to give to ``image_encoder``: a tuned encoder's folder is kept relative to this one, so that a workspace may move."""
         return resolved(self.image_encoder.spec, self.path)
+
+    @property
+    def tuned(self) -> bool:
+        """The image encoder itself has learned from the training part of the workspace's split."""
+        return self.image_encoder.spec.startswith(PREFIX)
 
     @cached_property
     def rows(self) -> Any:
