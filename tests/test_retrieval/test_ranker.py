@@ -75,6 +75,8 @@ def value(expression: str, row: dict[str, Any], default: float = -7.0) -> float:
         ("missing IS NULL AND NOT price IS NULL", 1.0),
         ("price IS NOT NULL", 1.0),
         ("price BETWEEN 2 AND 3 OR missing > 1", 1.0),
+        ("NOT text", -7.0),
+        ("NOT (text OR price > 2)", 0.0),
         ("title LIKE 'ch%'", 0.0),
         ("title ILIKE 'ch%'", 1.0),
         ("deep.width - 1", 8.0),

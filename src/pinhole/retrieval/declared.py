@@ -259,7 +259,7 @@ class _Reader:
         return value
 
     def _not(self, node: Any) -> Value:
-        return self.known(lambda a: not _truth(a), node.this)
+        return self.known(lambda a: None if (found := _truth(a)) is None else not found, node.this)
 
     def _is(self, node: Any) -> Value:
         if type(node.expression).__name__ not in ("Null", "Boolean"):
