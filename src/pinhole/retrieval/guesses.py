@@ -17,7 +17,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -79,15 +79,16 @@ def build_tags(
     settings, split, evidence = config.tags, Split(config.catalogue), Evidence(features, space)
     part, held = signals.part(config.catalogue)
     inside, outside = part.inner(config.catalogue)
-    usable = np.flatnonzero(features.has_image | features.has_text)
+    usable, pictures = np.flatnonzero(features.has_image | features.has_text), Pictures(space, features)
+    tried, asked = fresh(features, outside.items, inside.items, pictures), fresh(features, held.items, part.items, pictures)
     said = _said(catalogue, features.ids, settings.attributes)
     examined, rows, learned = list[Guessed](), list[tuple[str, str, str, float]](), dict[str, Any]()
     for number, name in enumerate(settings.attributes):
         labels = read_labels(name, said[name], part.items, split.query, settings)
         if labels.values:
-            guesser, sure = learn_attribute(evidence, labels, part.items, (inside.items, outside.items), settings)
+            guesser, sure = learn_attribute(evidence, labels, part.items, (inside.items, tried), settings)
             rows += _kept(guess(guesser, sure, usable), said[name], features.ids)
-            examined.append(guess(guesser, sure, fresh(features, held.items, part.items, Pictures(space, features))))
+            examined.append(guess(guesser, sure, asked))
             learned[name] = {"values": len(labels.values), "least": sure.least, "one": labels.one}
         progress(number + 1, len(settings.attributes))
     rows += [(features.ids[row], CAPTION, text, sure) for row, (text, sure) in captions.items()]
@@ -263,6 +264,12 @@ class Guesses:
 def _plain(text: str) -> frozenset[str]:
     """Words without case, punctuation and plural."""
     return frozenset(query_key(" ".join(re.findall(r"\w+", text))).split())
+
+
+@lru_cache(maxsize=256)
+def names_guesses(where: str) -> bool:
+    """Whether a condition names a guess; asked more than once a search. Raises :class:`UsageError` where it is no condition."""
+    return guesses_in(filters.parsed(where))
 
 
 def guesses_in(node: Any) -> bool:

@@ -26,12 +26,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pinhole.catalogue import filters
 from pinhole.config import DiversifyConfig
 from pinhole.errors import Corrupt, MissingArtefact, SpaceMismatch, UsageError
 from pinhole.retrieval.arrange import POOL, Arranger
 from pinhole.retrieval.extend import Moves, extend, keep_base, open_nearest
-from pinhole.retrieval.guesses import Guesses, guesses_in
+from pinhole.retrieval.guesses import Guesses, names_guesses
 from pinhole.retrieval.nearest import Nearest
 from pinhole.retrieval.ranker import PART, RANKED, Ranker
 from pinhole.retrieval.scores import COLUMNS, Bridge, BridgeShape, Scorer, Side, memory, picture_bridge
@@ -329,7 +328,7 @@ class Searcher:
 
     def _worded(self, text: str, where: str) -> dict[str, float]:
         """Full text's scores. A condition on guesses it does not know: what such a one keeps is sorted out among the candidates."""
-        known = where if where.strip() and not guesses_in(filters.parsed(where)) else ""
+        known = where if where.strip() and not names_guesses(where) else ""
         return dict(self.catalogue.text_search(text, WORDS_MOST, known or None))
 
     def _supposed(self, text: str) -> dict[str, float]:
@@ -386,7 +385,7 @@ class Searcher:
 
     def _kept(self, where: str) -> Collection[str]:
         """Ids that a condition keeps."""
-        if not guesses_in(filters.parsed(where)):
+        if not names_guesses(where):
             return self.catalogue.filter_ids(where)
         if self.guesses is None:
             raise UsageError("nothing is guessed here yet", where=where[:200], fix="run `pinhole build tags`")

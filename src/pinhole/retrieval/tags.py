@@ -247,11 +247,10 @@ class Guessed:
 def learn_attribute(
     evidence: Evidence, labels: Labels, items: np.ndarray, inner: tuple[np.ndarray, np.ndarray], config: TagsConfig
 ) -> tuple[Guesser, Confidence]:
-    """``items`` are the training items, ``inner`` the same parted once more: confidences are learned on the second part by probes of the first."""
+    """``items`` are the training items, ``inner`` the same parted once more: confidences are learned on the second part, :func:`fresh`, by probes
+    of the first."""
     inside, outside = inner
-    pictures = Pictures(evidence.space, evidence.features)
-    outside = fresh(evidence.features, outside[labels.told[outside]], inside, pictures)
-    tried = propose(Guesser(evidence, inside, labels), outside)
+    tried = propose(Guesser(evidence, inside, labels), outside[labels.told[outside]])
     right = Guessed(labels, tried.rows, tried.values, tried.said[:, :, 0], 0.0).right
     sure = confident(tried.said.reshape(-1, 2).astype(np.float64), right.ravel(), config.precision) if right.size else NEVER
     return Guesser(evidence, items, labels), sure
